@@ -1,0 +1,54 @@
+"""What each engine can do, known before any engine is loaded. Data only; both processes import it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+# In the order of IndexTTS2's emotion vector, with neutral before them.
+EMOTIONS = ("neutral", "happy", "angry", "sad", "afraid", "disgusted", "melancholic", "surprised", "calm")
+RECOGNITION_LANGUAGES = ("auto", "zh", "en", "yue", "ja", "ko")
+SPEECH_LANGUAGES = ("auto", "zh", "yue", "en", "ja", "ko")
+TOKENS_PER_SECOND = 50  # of audio: IndexTTS2's own code rate, 22050 / 256 / 1.72
+
+# The voice names of OpenAI's speech API, in order, so that a client that asks for one is served unchanged.
+OPENAI_VOICES = ("alloy", "ash", "coral", "echo", "fable", "onyx", "nova", "sage", "shimmer", "verse")
+
+
+@dataclass(frozen=True)
+class EngineCard:
+    """One engine, as pages, /v1/models and validation see it."""
+
+    name: str
+    kind: Literal["recognition", "synthesis"]
+    languages: tuple[str, ...]
+    embedded: bool  # needs no weights and no network
+    license: str
+    note_en: str = ""  # what a user should know before trusting the answer
+    note_zh: str = ""
+    itn: bool = False
+    tells_emotion: bool = False
+    speakers: tuple[str, ...] = ()
+
+
+POCKETSPHINX = EngineCard(
+    name="pocketsphinx",
+    kind="recognition",
+    languages=("auto", "en"),
+    embedded=True,
+    license="BSD-2-Clause",
+    note_en="Embedded recogniser: English only, lower case, no punctuation, about one word in four wrong. "
+    "It tells neither emotion nor events and writes numbers as words.",
+    note_zh="内置识别引擎：仅支持英语，输出小写且无标点，约四分之一的词有误；不识别情感与声音事件，数字以单词写出。",
+)
+ESPEAK = EngineCard(
+    name="espeak",
+    kind="synthesis",
+    languages=SPEECH_LANGUAGES,
+    embedded=True,
+    license="GPL-3.0-or-later (separate process)",
+    note_en="Embedded voice: robotic but clear. Japanese in kana only.",
+    note_zh="内置语音引擎：机械音但清晰；日语仅支持假名。",
+    speakers=("f1", "f2", "f3", "f4", "f5", "m1", "m2", "m3", "m4", "m7"),
+)
+CARDS = {card.name: card for card in (POCKETSPHINX, ESPEAK)}

@@ -1,0 +1,127 @@
+"""The app's end of one worker process: spawn it, send, receive, tell whether it still lives, end it.
+
+One handle is one process; a dead worker is replaced by a new handle. Knows nothing of batches or tickets. The pipe is an inherited
+socket pair, so there is no name in the file system and nobody else can connect to it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from steadyvoice.protocol import Message, decode, encode
+
+log = logging.getLogger(__name__)
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent.parent
+EXIT_WAIT_S = 2.0  # a worker that was asked to go may take so long
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """How to start a worker."""
+
+    engine: str  # a name that steadyvoice.worker.models knows, or module:Class
+    options: dict[str, Any] = field(default_factory=dict)  # handed to the engine's constructor
+    python: str = sys.executable
+    heartbeat_timeout_s: float = 60.0  # silence for longer than this is a hung worker
+
+    def command(self, fd: int) -> list[str]:
+        arguments = {"fd": fd, "parent": os.getpid(), "engine": self.engine, "options": self.options}
+        return [self.python, "-m", "steadyvoice.worker", json.dumps(arguments)]
+
+
+class WorkerGone(Exception):
+    """The other end of the pipe is closed."""
+
+
+class WorkerHandle:
+    """A running worker process. Used by one thread, which must outlive the worker: the kernel kills a
+    child whose spawning *thread* ends (PR_SET_PDEATHSIG), and that is how no orphan survives us."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            os.set_inheritable(theirs.fileno(), True)
+            environment = os.environ | {
+                "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH")])),
+                # Must be set before torch is imported, whoever imports it.
+                "PYTORCH_CUDA_ALLOC_CONF": os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True"),
+            }
+            try:
+                self._process = subprocess.Popen(
+                    spec.command(theirs.fileno()),
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    env=environment,
+                    # Ctrl-C reaches the whole group; the worker must outlive the draining of its app.
+                    start_new_session=True,
+                )
+            except OSError:
+                ours.close()
+                raise
+        self.connection = Connection(ours.detach())
+        self._spec = spec
+        self.last_heard = time.monotonic()
+        log.info("worker %d started for engine %s", self.pid, spec.engine)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the worker last said anything."""
+        return time.monotonic() - self.last_heard
+
+    @property
+    def hung(self) -> bool:
+        return self.silent_s > self._spec.heartbeat_timeout_s
+
+    def send(self, message: Message) -> None:
+        """Raises WorkerGone when the worker has died."""
+        try:
+            self.connection.send_bytes(encode(message))
+        except OSError as error:
+            raise WorkerGone(str(error)) from error
+
+    def receive(self) -> Message | None:
+        """The next message if one has arrived, else None.
+
+        Raises:
+            WorkerGone: the worker has died and everything it said has been read.
+            ProtocolError: it talks nonsense.
+        """
+        try:
+            if not self.connection.poll():
+                return None
+            frame = self.connection.recv_bytes()
+        except (EOFError, OSError) as error:
+            raise WorkerGone(str(error)) from error
+        self.last_heard = time.monotonic()
+        return decode(frame)
+
+    def stop(self) -> None:
+        """End the process and reap it: politely by closing the pipe, then not."""
+        self.connection.close()
+        try:
+            self._process.wait(EXIT_WAIT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> int:
+        """SIGKILL and reap; returns the exit status, negative for a signal."""
+        self.connection.close()
+        self._process.kill()
+        status = self._process.wait()
+        log.info("worker %d ended with status %d", self.pid, status)
+        return status

@@ -1,0 +1,72 @@
+"""Every way in which steadyvoice says no, and the HTTP status each one becomes.
+
+Knows nothing of HTTP libraries: `serving/http.py` is the one place that turns these into answers.
+
+    SteadyvoiceError                 500
+    ├── InvalidInput                 422  a value outside what is allowed; names the value and the choices
+    │   ├── UnsupportedMedia         415  bytes that no decoder recognises as audio
+    │   └── TooLarge                 413  over a limit of bytes, seconds or characters
+    ├── Overloaded                   429  the queue is full; try again after `retry_after_s`
+    ├── EngineUnavailable            503  the model cannot be loaded, or the server is draining
+    ├── DeadlineExceeded             504  the answer did not come within the request's time
+    ├── WorkerDied                   500  the item was being worked on when its worker died, twice
+    ├── ItemFailed                   500  the model raised on this item
+    ├── OutOfMemory                  503  the item alone does not fit the device
+    └── Cancelled                    499  the caller went away or pressed Stop
+"""
+
+from __future__ import annotations
+
+
+class SteadyvoiceError(Exception):
+    """Root of the tree. `message` is safe to show to a caller: no path, no traceback, no user's text."""
+
+    status = 500
+    code = "internal_error"
+    type = "server_error"
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+
+class InvalidInput(SteadyvoiceError):
+    status, code, type = 422, "invalid_value", "invalid_request_error"
+
+
+class UnsupportedMedia(InvalidInput):
+    status, code = 415, "unsupported_media"
+
+
+class TooLarge(InvalidInput):
+    status, code = 413, "too_large"
+
+
+class Overloaded(SteadyvoiceError):
+    status, code, type = 429, "queue_full", "rate_limit_error"
+
+
+class EngineUnavailable(SteadyvoiceError):
+    status, code = 503, "engine_unavailable"
+
+
+class DeadlineExceeded(SteadyvoiceError):
+    status, code = 504, "deadline_exceeded"
+
+
+class WorkerDied(SteadyvoiceError):
+    code = "worker_died"
+
+
+class ItemFailed(SteadyvoiceError):
+    code = "item_failed"
+
+
+class OutOfMemory(SteadyvoiceError):
+    status, code = 503, "out_of_memory"
+
+
+class Cancelled(SteadyvoiceError):
+    status, code, type = 499, "cancelled", "invalid_request_error"

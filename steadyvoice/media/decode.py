@@ -1,0 +1,150 @@
+"""Uploaded bytes -> float32 mono at 16 kHz, within limits that are counted while decoding, whatever a header claims.
+
+soundfile (libsndfile) first, PyAV (FFmpeg) for what it cannot read: webm and m4a, which browsers record. Both read from the open upload
+itself; no name and no URL is ever given to a decoder, and FFmpeg's playlist formats and protocols are switched off. Knows nothing of speech.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import av
+import av.error
+import numpy as np
+import soundfile
+import soxr
+from av.audio.resampler import AudioResampler
+from numpy.typing import NDArray
+
+from steadyvoice.errors import InvalidInput, TooLarge, UnsupportedMedia
+
+SAMPLE_RATE = 16_000  # Hz, of everything behind this module
+MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; what a header may claim
+MAX_CHANNELS = 64
+BLOCK_VALUES = 1 << 18  # samples times channels decoded at a time: 1 MiB of float32
+# Decoded bytes are limited to what the longest allowed audio takes as 48 kHz stereo float32.
+DECODED_BYTES_PER_SECOND = 48_000 * 2 * 4
+MAX_DECODE_S = 600.0  # of wall clock; no honest file takes a fraction of this
+# The demuxers of files that people and browsers make. Absent on purpose: hls, dash, concat, sdp, image and device formats.
+DEMUXERS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,webm,mov,mp4,m4a,3gp,mp3,mpeg,mpegts,ogg,w64,wav,wv"
+FORMATS = "wav, flac, ogg, opus, mp3, m4a, webm"
+
+Block = tuple[NDArray[np.float32], int]  # samples [frames, channels], rate in Hz
+
+
+@dataclass(frozen=True)
+class DecodeLimits:
+    """What one upload may grow to."""
+
+    max_seconds: float
+
+    @property
+    def max_bytes(self) -> int:
+        return int(self.max_seconds * DECODED_BYTES_PER_SECOND)
+
+
+class _NotThisDecoder(Exception):
+    """The decoder does not know the format; another may."""
+
+
+def decode(file: BinaryIO, limits: DecodeLimits) -> NDArray[np.float32]:
+    """Decode one upload.
+
+    Args:
+        file: open, seekable and at most as large as the upload limit; read from its start.
+        limits: counted on decoded samples.
+
+    Returns:
+        float32 [n] mono at `SAMPLE_RATE`, n > 0, all finite. A file that breaks off gives what came before the break.
+
+    Raises:
+        UnsupportedMedia: no decoder recognises audio in it.
+        TooLarge: it decodes to more than `limits`.
+        InvalidInput: it holds no samples, or samples that are not numbers.
+    """
+    if not file.read(1) or file.seek(0) != 0:
+        raise InvalidInput("the file is empty: 0 bytes", param="file")
+    for blocks in (_soundfile_blocks, _av_blocks):
+        file.seek(0)
+        try:
+            return _collect(blocks(file), limits)
+        except _NotThisDecoder:
+            continue
+    raise UnsupportedMedia(f"the file is not audio that can be decoded; known formats: {FORMATS}", param="file")
+
+
+def _collect(blocks: Iterator[Block], limits: DecodeLimits) -> NDArray[np.float32]:
+    """Mix down, resample and join, counting as we go."""
+    out: list[NDArray[np.float32]] = []
+    seconds, decoded_bytes, rate = 0.0, 0, 0
+    resampler: soxr.ResampleStream | None = None
+    began = time.monotonic()
+    for samples, block_rate in blocks:
+        if not MIN_RATE <= block_rate <= MAX_RATE or samples.shape[1] > MAX_CHANNELS:
+            raise UnsupportedMedia(
+                f"{block_rate} Hz with {samples.shape[1]} channels; allowed: {MIN_RATE} to {MAX_RATE} Hz, up to {MAX_CHANNELS} channels",
+                param="file",
+            )
+        seconds += len(samples) / block_rate
+        decoded_bytes += samples.nbytes
+        if seconds > limits.max_seconds:
+            raise TooLarge(f"the audio is longer than the limit of {limits.max_seconds:g} s", param="file")
+        if decoded_bytes > limits.max_bytes:
+            raise TooLarge(f"the audio decodes to more than the limit of {limits.max_bytes} bytes", param="file")
+        if time.monotonic() - began > MAX_DECODE_S:
+            raise TooLarge(f"the audio takes longer than {MAX_DECODE_S:g} s to decode", param="file")
+        if not np.isfinite(samples).all():
+            raise InvalidInput("the audio contains samples that are not finite numbers (NaN or infinity)", param="file")
+        # Float files may hold anything finite; beyond full scale it is noise to every model and overflows the next step.
+        mono = np.clip(samples, -1.0, 1.0).mean(axis=1, dtype=np.float32)
+        if block_rate != rate:  # the first block, or a chained stream whose next link has another rate
+            if resampler is not None:
+                out.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+            rate = block_rate
+            resampler = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
+        out.append(mono if resampler is None else resampler.resample_chunk(mono))
+    if resampler is not None:
+        out.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+    joined = np.concatenate(out) if out else np.zeros(0, np.float32)
+    if not len(joined):
+        raise InvalidInput("the audio has no samples: 0.0 s", param="file")
+    return joined
+
+
+def _soundfile_blocks(file: BinaryIO) -> Iterator[Block]:
+    try:
+        with soundfile.SoundFile(file) as sound:
+            frames = max(1, BLOCK_VALUES // max(1, sound.channels))
+            while len(block := sound.read(frames, dtype="float32", always_2d=True)):
+                yield block, sound.samplerate
+    except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError, OSError) as error:
+        # libsndfile reports a damaged tail the same way as an unknown format: let FFmpeg try from the start.
+        raise _NotThisDecoder from error
+
+
+def _av_blocks(file: BinaryIO) -> Iterator[Block]:
+    decoded = False
+    try:
+        options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "none"}
+        with av.open(file, mode="r", options=options, metadata_errors="ignore") as container:
+            if not container.streams.audio:
+                raise _NotThisDecoder("no audio stream")
+            stream = container.streams.audio[0]
+            to_float = AudioResampler(format="fltp")
+            for packet in container.demux(stream):
+                try:
+                    frames = packet.decode()
+                except av.error.InvalidDataError:
+                    continue  # one damaged packet; players skip it too
+                for frame in frames:
+                    assert isinstance(frame, av.AudioFrame)
+                    for converted in to_float.resample(frame):
+                        decoded = True
+                        yield np.ascontiguousarray(converted.to_ndarray().T, dtype=np.float32), converted.sample_rate
+    except (av.error.FFmpegError, ValueError, OSError, OverflowError, AssertionError) as error:
+        if not decoded:
+            raise _NotThisDecoder from error
+        # It broke off in the middle: what came before is still speech.

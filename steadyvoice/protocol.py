@@ -1,0 +1,206 @@
+"""What the app process and the worker process say to each other, and how it looks on the pipe.
+
+A frame is a JSON header and raw numpy arrays: nothing that comes from the child is ever unpickled, so a compromised or confused worker can
+send wrong data but cannot run code in the app. Imports only the standard library and numpy and runs on Python 3.10, because
+a worker may live under another interpreter. Knows nothing of scheduling, HTTP or models.
+
+    app -> worker   load                      worker -> app   hello, loaded | load_failed
+                    batch [item, item, …]                     result | failed (one per item, as they finish), done
+                    (end of file: exit)                       heartbeat
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LENGTH = struct.Struct("<I")  # bytes of the JSON header
+DTYPES = {"float32": np.dtype("<f4"), "int16": np.dtype("<i2")}  # what may cross the pipe
+HEARTBEAT_S = 1.0  # a live worker says something at least this often
+
+FloatArray = NDArray[np.float32]
+PcmArray = NDArray[np.int16]
+
+
+class ProtocolError(Exception):
+    """The other side sent something that is not a frame."""
+
+
+@dataclass(frozen=True)
+class Payload:
+    """What one item or one answer carries: plain JSON fields and at most a few arrays. The engine passes it on unread."""
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    arrays: tuple[NDArray[Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Message:
+    """One frame. `items` carries the payloads of a batch, or the single payload of a result."""
+
+    kind: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    items: tuple[Payload, ...] = ()
+
+
+def encode(message: Message) -> bytes:
+    """Message -> bytes of one frame.
+
+    Raises:
+        ProtocolError: an array has a dtype that may not cross the pipe.
+    """
+    arrays: list[NDArray[Any]] = []
+    items = []
+    for item in message.items:
+        shapes = []
+        for array in item.arrays:
+            if array.dtype.name not in DTYPES:
+                raise ProtocolError(f"dtype {array.dtype.name} may not cross the pipe; allowed: {', '.join(DTYPES)}")
+            shapes.append([array.dtype.name, list(array.shape)])
+            arrays.append(np.ascontiguousarray(array, dtype=DTYPES[array.dtype.name]))
+        items.append({"fields": item.fields, "arrays": shapes})
+    header = json.dumps({"kind": message.kind, "fields": message.fields, "items": items}, ensure_ascii=False).encode()
+    return b"".join([LENGTH.pack(len(header)), header, *(array.data.cast("B") for array in arrays if array.size)])
+
+
+def decode(frame: bytes) -> Message:
+    """Bytes of one frame -> message. Arrays are read-only views into `frame`.
+
+    Raises:
+        ProtocolError: the frame is malformed.
+    """
+    try:
+        (size,) = LENGTH.unpack_from(frame)
+        header = json.loads(frame[LENGTH.size : LENGTH.size + size])
+        offset = LENGTH.size + size
+        items = []
+        for item in header["items"]:
+            arrays = []
+            for name, shape in item["arrays"]:
+                count = int(np.prod(shape, dtype=np.int64))
+                arrays.append(np.frombuffer(frame, DTYPES[name], count, offset).reshape(shape))
+                offset += count * DTYPES[name].itemsize
+            items.append(Payload(item["fields"], tuple(arrays)))
+        return Message(header["kind"], header["fields"], tuple(items))
+    except (struct.error, ValueError, KeyError, TypeError) as error:
+        raise ProtocolError(f"malformed frame of {len(frame)} bytes: {error}") from error
+
+
+# --- What a recogniser is asked and what it answers ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Word:
+    """One word with its place in the segment, in seconds from the segment's start."""
+
+    text: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class RecognizeItem:
+    """One segment: samples float32 [n] at 16 kHz in -1..1, and the options of the caller it belongs to."""
+
+    samples: FloatArray
+    language: str = "auto"
+    use_itn: bool = True
+
+    def to_payload(self) -> Payload:
+        return Payload({"language": self.language, "use_itn": self.use_itn}, (self.samples,))
+
+    @classmethod
+    def from_payload(cls, payload: Payload) -> RecognizeItem:
+        return cls(samples=payload.arrays[0], **payload.fields)
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """The answer for one segment. Emotion and events are None and empty where the engine cannot tell them."""
+
+    text: str
+    language: str
+    emotion: str | None = None
+    events: tuple[str, ...] = ()
+    words: tuple[Word, ...] = ()
+
+    def to_payload(self) -> Payload:
+        return Payload(asdict(self))
+
+    @classmethod
+    def from_payload(cls, payload: Payload) -> Recognition:
+        fields = dict(payload.fields)
+        words = tuple(Word(**word) for word in fields.pop("words"))
+        return cls(**{**fields, "events": tuple(fields["events"])}, words=words)
+
+
+# --- What a synthesiser is asked and what it answers -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SynthesizeItem:
+    """One piece of text, cleaned and bounded, and how to say it."""
+
+    text: str
+    language: str  # zh, yue, en, ja, ko
+    speaker: str
+    emotion: str = "neutral"
+    emotion_strength: float = 0.6  # 0..1
+    speed: float = 1.0  # 2.0 takes half the time
+    seed: int | None = None
+
+    def to_payload(self) -> Payload:
+        return Payload(asdict(self))
+
+    @classmethod
+    def from_payload(cls, payload: Payload) -> SynthesizeItem:
+        return cls(**payload.fields)
+
+
+@dataclass(frozen=True)
+class Speech:
+    """Samples int16 [n], mono, at `sample_rate` Hz."""
+
+    samples: PcmArray
+    sample_rate: int
+
+    @property
+    def duration_s(self) -> float:
+        return len(self.samples) / self.sample_rate
+
+    def to_payload(self) -> Payload:
+        return Payload({"sample_rate": self.sample_rate}, (self.samples,))
+
+    @classmethod
+    def from_payload(cls, payload: Payload) -> Speech:
+        return cls(samples=payload.arrays[0], sample_rate=payload.fields["sample_rate"])
+
+
+# --- The worker's contract with its engine ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model says of itself once it is loaded."""
+
+    name: str
+    revision: str
+    max_batch_items: int  # more than this in one batch gains nothing
+
+
+@dataclass(frozen=True)
+class ItemError:
+    """Why one item of a batch has no answer. `kind` is invalid (the caller's fault), oom, or error."""
+
+    kind: str
+    message: str
+
+
+Outcome = Payload | ItemError
+Items = Sequence[Payload]

@@ -1,0 +1,125 @@
+"""The environment, read once into one frozen object.
+
+Every setting is `STEADYVOICE_<NAME>` in the environment or in `.env` (the environment wins). A value that is not allowed stops the start
+with its name, the value and what is allowed; so does a name that nobody knows, since a typing error that is silently ignored
+costs more than a refused start. Knows nothing of what the settings are used for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+log = logging.getLogger(__name__)
+
+PREFIX = "STEADYVOICE_"
+ROOT = Path(__file__).resolve().parent.parent
+
+# Names that scripts may already set for engines that have not landed; they are announced, not refused.
+RESERVED = frozenset({"SENSEVOICE_DIR", "PRECISION", "TRIM", "IDLE_UNLOAD_S", "INDEXTTS_PYTHON"})
+
+Port = Annotated[int, Field(ge=1, le=65_535)]
+# A relative path means the same folder from wherever the app is started.
+RootedPath = Annotated[Path, AfterValidator(lambda path: path if path.is_absolute() else ROOT / path)]
+
+
+class SettingsError(Exception):
+    """A setting has a value that is not allowed. The message is one line per setting, ready to print."""
+
+
+class Settings(BaseSettings):
+    """All settings, with defaults that are right for one workstation. Each description says when to change it."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 only behind a firewall or nginx")
+    asr_port: Port = Field(6006, description="port of the speech-to-text app")
+    tts_port: Port = Field(7860, description="port of the text-to-speech app")
+    asr_engine: Literal["auto", "pocketsphinx"] = Field("auto", description="recogniser; auto takes the first that can work")
+    tts_engine: Literal["auto", "espeak"] = Field("auto", description="synthesiser; auto takes the first that can work")
+    cache_hub: RootedPath = Field(ROOT / "cache_hub", description="folder of weights and voices; move it to a larger disk")
+    preload: bool = Field(False, description="load the model at start instead of at the first request")
+    queue_size: int | None = Field(None, ge=0, le=10_000, description="requests that may wait; empty: 5")
+    concurrency: int | None = Field(
+        None, ge=1, le=256, description="requests worked on at once; empty: 2, or 1 on a card under 20 GB"
+    )
+    gpu_memory_gb: float | None = Field(None, gt=0, description="pretend that the card has only so much memory; empty: all of it")
+    batch_size_s: float = Field(30.0, ge=1, le=36_000, description="padded seconds in one batch; raise it on a large card")
+    merge_length_s: float = Field(10.0, ge=0, le=3_600, description="join neighbouring speech up to this many seconds")
+    max_segment_s: float = Field(30.0, ge=1, le=600, description="no segment is longer, pause or no pause")
+    max_upload_mb: float = Field(200.0, gt=0, le=10_000, description="largest upload")
+    max_audio_s: float = Field(4 * 3_600.0, gt=0, le=86_400, description="longest decoded audio")
+    max_text_chars: int = Field(5_000, ge=1, le=1_000_000, description="longest text to speak")
+    max_backlog_s: float = Field(8 * 3_600.0, gt=0, description="audio seconds that may wait in total before 429")
+    request_timeout_s: float = Field(3_600.0, gt=0, description="a request that takes longer gets 504")
+    drain_s: float = Field(30.0, ge=0, description="after SIGTERM, how long running requests may take to finish")
+    result_cache_mb: float = Field(64.0, ge=0, description="memory for finished transcripts; 0 keeps none")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line in the log")
+
+    @model_validator(mode="after")
+    def _batch_holds_a_segment(self) -> Settings:
+        if self.batch_size_s < self.max_segment_s:
+            raise ValueError(
+                f"{PREFIX}BATCH_SIZE_S={self.batch_size_s:g} is smaller than "
+                f"{PREFIX}MAX_SEGMENT_S={self.max_segment_s:g}: one segment must fit into a batch"
+            )
+        return self
+
+    @property
+    def max_upload_bytes(self) -> int:
+        return int(self.max_upload_mb * 1_000_000)
+
+
+def load_settings(env_file: Path | None = ROOT / ".env") -> Settings:
+    """Read the environment and `env_file`.
+
+    Raises:
+        SettingsError: a value is not allowed, or a `STEADYVOICE_` name is unknown.
+    """
+    known = {name.upper() for name in Settings.model_fields}
+    given: dict[str, str] = {}
+    for source in (dotenv_values(env_file) if env_file and env_file.is_file() else {}, os.environ):
+        # An empty value means "as if not set": that is how .env files and compose files leave a choice open.
+        given |= {name.upper(): value for name, value in source.items() if name.upper().startswith(PREFIX) and value}
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, value in sorted(given.items()):
+        short = name.removeprefix(PREFIX)
+        if short in known:
+            values[short.lower()] = value
+        elif short in RESERVED:
+            log.warning("%s is set, but no engine in this version uses it", name)
+        else:
+            close = difflib.get_close_matches(short, known, n=1)
+            hint = f"; did you mean {PREFIX}{close[0]}?" if close else f"; known: {', '.join(sorted(known))}"
+            problems.append(f"{name}={value!r}: no such setting{hint}")
+    try:
+        settings = _FromValues(**values)
+    except ValidationError as error:
+        problems += [_explain(dict(problem), given) for problem in error.errors()]
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return settings
+
+
+class _FromValues(Settings):
+    """Settings from keyword values alone: the environment has been read already, with .env beneath it."""
+
+    @classmethod
+    def settings_customise_sources(cls, *_: Any, init_settings: Any, **__: Any) -> tuple[Any, ...]:
+        return (init_settings,)
+
+
+def _explain(problem: dict[str, Any], given: dict[str, str]) -> str:
+    """One line: name, value, what is allowed."""
+    if not problem["loc"]:
+        return str(problem["ctx"]["error"])
+    name = PREFIX + str(problem["loc"][0]).upper()
+    return f"{name}={given.get(name, '')!r}: {problem['msg'].lower()} ({Settings.model_fields[str(problem['loc'][0])].description})"

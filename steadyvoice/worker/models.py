@@ -1,0 +1,37 @@
+"""Which engines there are on the worker's side, and the one contract they keep.
+
+Loading is lazy: naming an engine here imports nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from steadyvoice.protocol import Items, ModelInfo, Outcome
+
+ENGINES = {
+    "pocketsphinx": "steadyvoice.worker.recognizers.pocketsphinx:PocketsphinxRecognizer",
+    "espeak": "steadyvoice.worker.synthesizers.espeak:EspeakSynthesizer",
+}
+
+
+class Model(Protocol):
+    """A loaded recogniser or synthesiser. Constructing it is loading it; options arrive as keywords."""
+
+    info: ModelInfo
+
+    def run(self, items: Items) -> Iterator[Outcome]:
+        """One outcome per item, in the order of the items, each as soon as it is known.
+
+        A bad item is answered with an `ItemError` and harms no other. An exception fails every item that is still unanswered.
+        """
+        ...
+
+
+def load_model(engine: str, options: dict[str, Any]) -> Model:
+    """Import and construct an engine, by its name in `ENGINES` or as `module:Class`."""
+    module, _, name = ENGINES.get(engine, engine).partition(":")
+    model: Model = getattr(importlib.import_module(module), name)(**options)
+    return model

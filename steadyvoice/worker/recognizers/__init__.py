@@ -1,0 +1,1 @@
+"""Speech to text. Each module is one engine behind `steadyvoice.worker.models.Model`; items are `RecognizeItem`s."""

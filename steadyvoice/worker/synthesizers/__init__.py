@@ -1,0 +1,1 @@
+"""Text to speech. Each module is one engine behind `steadyvoice.worker.models.Model`; items are `SynthesizeItem`s."""
