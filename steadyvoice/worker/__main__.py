@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import queue
+import re
 import signal
 import sys
 import threading
@@ -24,6 +25,7 @@ from steadyvoice.worker.models import Model, load_model
 
 log = logging.getLogger("steadyvoice.worker")
 
+FOLDER = re.compile(r"(?:/[^/\s'\"]+)*/(?=[^/\s])")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -97,7 +99,8 @@ def _load(pipe: Pipe, engine: str, options: dict[str, Any]) -> Model:
         model = load_model(engine, options)
     except Exception as error:
         log.exception("loading %s failed", engine)
-        pipe.send("load_failed", reason=f"{type(error).__name__}: {error}")
+        # Callers will read it: file names help them, folders are nobody's business.
+        pipe.send("load_failed", reason=f"{type(error).__name__}: {FOLDER.sub('', str(error))}")
         raise SystemExit(1) from error
     info = {"name": model.info.name, "revision": model.info.revision, "max_batch_items": model.info.max_batch_items}
     pipe.send("loaded", model=info, memory=sample("load", "worker").as_dict())
