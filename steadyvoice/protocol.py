@@ -1,8 +1,8 @@
 """What the app process and the worker process say to each other, and how it looks on the pipe.
 
-A frame is a JSON header and raw numpy arrays: nothing that comes from the child is ever unpickled, so a compromised or confused worker can
-send wrong data but cannot run code in the app. Imports only the standard library and numpy and runs on Python 3.10, because
-a worker may live under another interpreter. Knows nothing of scheduling, HTTP or models.
+A frame is a JSON header and raw numpy arrays: nothing that comes from the child is ever unpickled, so a compromised or
+confused worker can send wrong data but cannot run code in the app. Imports only the standard library and numpy and runs on
+Python 3.10, because a worker may live under another interpreter. Knows nothing of scheduling, HTTP or models.
 
     app -> worker   load                      worker -> app   hello, loaded | load_failed
                     batch [item, item, …]                     result | failed (one per item, as they finish), done
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LENGTH = struct.Struct("<I")  # bytes of the JSON header
-DTYPES = {"float32": np.dtype("<f4"), "int16": np.dtype("<i2")}  # what may cross the pipe
+DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "int16": np.dtype("<i2")}  # what may cross the pipe
 HEARTBEAT_S = 1.0  # a live worker says something at least this often
 
 FloatArray = NDArray[np.float32]
@@ -92,7 +92,8 @@ def decode(frame: bytes) -> Message:
         raise ProtocolError(f"malformed frame of {len(frame)} bytes: {error}") from error
 
 
-# --- What a recogniser is asked and what it answers ------------------------------------------------------------------------------
+# --- What a recogniser is asked and what it answers
+# ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,8 @@ class Recognition:
         return cls(**{**fields, "events": tuple(fields["events"])}, words=words)
 
 
-# --- What a synthesiser is asked and what it answers -----------------------------------------------------------------------------
+# --- What a synthesiser is asked and what it answers
+# -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,8 @@ class Speech:
         return cls(samples=payload.arrays[0], sample_rate=payload.fields["sample_rate"])
 
 
-# --- The worker's contract with its engine ---------------------------------------------------------------------------------------
+# --- The worker's contract with its engine
+# ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The environment, read once into one frozen object.
 
-Every setting is `STEADYVOICE_<NAME>` in the environment or in `.env` (the environment wins). A value that is not allowed stops the start
-with its name, the value and what is allowed; so does a name that nobody knows, since a typing error that is silently ignored
-costs more than a refused start. Knows nothing of what the settings are used for.
+Every setting is `STEADYVOICE_<NAME>` in the environment or in `.env` (the environment wins). A value that is not allowed stops
+the start with its name, the value and what is allowed; so does a name that nobody knows, since a typing error that is silently
+ignored costs more than a refused start. Knows nothing of what the settings are used for.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from dotenv import dotenv_values
 from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 log = logging.getLogger(__name__)
@@ -37,7 +39,8 @@ class SettingsError(Exception):
 class Settings(BaseSettings):
     """All settings, with defaults that are right for one workstation. Each description says when to change it."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+    # An empty value means "as if not set": that is how .env and compose files leave a choice open.
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore")
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 only behind a firewall or nginx")
     asr_port: Port = Field(6006, description="port of the speech-to-text app")
@@ -78,48 +81,41 @@ class Settings(BaseSettings):
 
 
 def load_settings(env_file: Path | None = ROOT / ".env") -> Settings:
-    """Read the environment and `env_file`.
+    """Read the environment and, beneath it, `env_file`.
 
     Raises:
         SettingsError: a value is not allowed, or a `STEADYVOICE_` name is unknown.
     """
-    known = {name.upper() for name in Settings.model_fields}
-    given: dict[str, str] = {}
-    for source in (dotenv_values(env_file) if env_file and env_file.is_file() else {}, os.environ):
-        # An empty value means "as if not set": that is how .env files and compose files leave a choice open.
-        given |= {name.upper(): value for name, value in source.items() if name.upper().startswith(PREFIX) and value}
-    values: dict[str, Any] = {}
-    problems: list[str] = []
-    for name, value in sorted(given.items()):
-        short = name.removeprefix(PREFIX)
-        if short in known:
-            values[short.lower()] = value
-        elif short in RESERVED:
-            log.warning("%s is set, but no engine in this version uses it", name)
-        else:
-            close = difflib.get_close_matches(short, known, n=1)
-            hint = f"; did you mean {PREFIX}{close[0]}?" if close else f"; known: {', '.join(sorted(known))}"
-            problems.append(f"{name}={value!r}: no such setting{hint}")
+    problems = _unknown_names({**(dotenv_values(env_file) if env_file and env_file.is_file() else {}), **os.environ})
     try:
-        settings = _FromValues(**values)
+        settings = Settings(_env_file=env_file)  # type: ignore[call-arg]
     except ValidationError as error:
-        problems += [_explain(dict(problem), given) for problem in error.errors()]
+        problems += [_explain(problem) for problem in error.errors()]
     if problems:
         raise SettingsError("\n".join(problems))
     return settings
 
 
-class _FromValues(Settings):
-    """Settings from keyword values alone: the environment has been read already, with .env beneath it."""
+def _unknown_names(environment: Mapping[str, str | None]) -> list[str]:
+    known = {name.upper() for name in Settings.model_fields}
+    problems = []
+    for name, value in sorted(environment.items()):
+        short = name.upper().removeprefix(PREFIX)
+        if not name.upper().startswith(PREFIX) or short in known or not value:
+            continue
+        if short in RESERVED:
+            log.warning("%s is set, but no engine in this version uses it", name)
+            continue
+        close = difflib.get_close_matches(short, known, n=1)
+        hint = f"did you mean {PREFIX}{close[0]}?" if close else f"known: {', '.join(sorted(known))}"
+        problems.append(f"{name}={value!r}: no such setting; {hint}")
+    return problems
 
-    @classmethod
-    def settings_customise_sources(cls, *_: Any, init_settings: Any, **__: Any) -> tuple[Any, ...]:
-        return (init_settings,)
 
-
-def _explain(problem: dict[str, Any], given: dict[str, str]) -> str:
+def _explain(problem: ErrorDetails) -> str:
     """One line: name, value, what is allowed."""
-    if not problem["loc"]:
-        return str(problem["ctx"]["error"])
-    name = PREFIX + str(problem["loc"][0]).upper()
-    return f"{name}={given.get(name, '')!r}: {problem['msg'].lower()} ({Settings.model_fields[str(problem['loc'][0])].description})"
+    if not problem["loc"]:  # a rule about two settings, which names them itself
+        return str(problem.get("ctx", {}).get("error", problem["msg"]))
+    field = str(problem["loc"][0])
+    allowed = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{PREFIX}{field.upper()}={problem['input']!r}: {allowed} ({Settings.model_fields[field].description})"

@@ -1,7 +1,7 @@
 """How much one batch may cost. Pure arithmetic.
 
-The cost of a batch is what the device computes, padding included: every item is padded to the longest. For now it is counted in padded seconds;
-the unit can become bytes without any change to the scheduler, which only ever asks `fits`.
+The cost of a batch is what the device computes, padding included: every item is padded to the longest. For now it is counted
+in padded seconds; the unit can become bytes without any change to the scheduler, which only ever asks `fits`.
 """
 
 from __future__ import annotations

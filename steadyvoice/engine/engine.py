@@ -1,7 +1,8 @@
 """Tickets in, answers out: one thread that feeds the scheduler and owns the worker.
 
-Callers from any thread or event loop submit payloads and hold `concurrent.futures.Future`s. The engine's thread starts the worker when work first
-comes, loads the model once, runs one batch at a time, and replaces a worker that died or hung. Knows nothing of what is inside a payload.
+Callers from any thread or event loop submit payloads and hold `concurrent.futures.Future`s. The engine's thread starts the
+worker when work first comes, loads the model once, runs one batch at a time, and replaces a worker that died or hung. Knows
+nothing of what is inside a payload.
 """
 
 from __future__ import annotations
@@ -175,9 +176,7 @@ class Engine:
             job_id = next(self._ids)
             works = [Work(next(self._ids), job_id, task.length) for task in tasks]
             try:
-                self._scheduler.submit(
-                    job_id, works, now, caller=caller, service_class=service_class, deadline=now + timeout_s
-                )
+                self._scheduler.submit(job_id, works, now, caller=caller, service_class=service_class, deadline=now + timeout_s)
             except errors.Overloaded as error:
                 error.retry_after_s = self._retry_after()
                 raise
@@ -331,7 +330,8 @@ class Engine:
                 batch = self._scheduler.next_batch(now)
                 if batch is None:
                     return
-                live, cancelled = [], []
+                live: list[Work] = []
+                cancelled: list[Work] = []
                 for work in batch.works:
                     pending = self._pending[work.id]
                     # A ticket that is tried again is running already; a fresh one must not have been cancelled meanwhile.

@@ -1,7 +1,7 @@
 """Who goes next, and with whom. A pure state machine: no thread, no clock, no I/O.
 
-Time comes in as an argument, so that the same code runs under the engine's thread and under a simulation with a virtual clock and a
-seed. What it promises: every admitted work leaves exactly once (finished, failed, expired or cancelled); no batch exceeds
+Time comes in as an argument, so that the same code runs under the engine's thread and under a simulation with a virtual clock
+and a seed. What it promises: every admitted work leaves exactly once (finished, failed, expired or cancelled); no batch exceeds
 the budget; no job starves; a cancelled job costs nothing after its current batch.
 
 A job is one request; a work is one piece of it (one segment of audio, one sentence of text). Jobs are ranked
@@ -207,7 +207,8 @@ class Scheduler:
         return any(job.waiting for job in self._jobs.values())
 
     def place(self, job_id: int) -> int:
-        """Place in the queue: 0 once the first work has been on the device, else 1 + the jobs before it that wait for their first turn."""
+        """Place in the queue: 0 once the first work has been on the device, else 1 + the jobs before it that wait for their
+        first turn."""
         job = self._jobs.get(job_id)
         if job is None or job.started:
             return 0
@@ -232,10 +233,7 @@ class Scheduler:
     def _companions(self, lead: Work, ranked: list[Job]) -> Iterator[Work]:
         """Works to run with `lead`: the most alike in length first, as long as budget and padding allow."""
         candidates = [
-            work
-            for job in islice(ranked, JOBS_LOOKED_AT)
-            for work in islice(job.waiting, WORKS_LOOKED_AT)
-            if work is not lead
+            work for job in islice(ranked, JOBS_LOOKED_AT) for work in islice(job.waiting, WORKS_LOOKED_AT) if work is not lead
         ]
         candidates.sort(key=lambda work: abs(work.length - lead.length))  # stable: rank decides between equals
         items, longest, total = 1, lead.length, lead.length

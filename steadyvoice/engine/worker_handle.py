@@ -1,7 +1,7 @@
 """The app's end of one worker process: spawn it, send, receive, tell whether it still lives, end it.
 
-One handle is one process; a dead worker is replaced by a new handle. Knows nothing of batches or tickets. The pipe is an inherited
-socket pair, so there is no name in the file system and nobody else can connect to it.
+One handle is one process; a dead worker is replaced by a new handle. Knows nothing of batches or tickets. The pipe is an
+inherited socket pair, so there is no name in the file system and nobody else can connect to it.
 """
 
 from __future__ import annotations

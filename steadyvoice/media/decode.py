@@ -1,7 +1,8 @@
 """Uploaded bytes -> float32 mono at 16 kHz, within limits that are counted while decoding, whatever a header claims.
 
-soundfile (libsndfile) first, PyAV (FFmpeg) for what it cannot read: webm and m4a, which browsers record. Both read from the open upload
-itself; no name and no URL is ever given to a decoder, and FFmpeg's playlist formats and protocols are switched off. Knows nothing of speech.
+soundfile (libsndfile) first, PyAV (FFmpeg) for what it cannot read: webm and m4a, which browsers record. Both read from the
+open upload itself; no name and no URL is ever given to a decoder, and FFmpeg's playlist formats and protocols are switched
+off. Knows nothing of speech.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ def _collect(blocks: Iterator[Block], limits: DecodeLimits) -> NDArray[np.float3
     for samples, block_rate in blocks:
         if not MIN_RATE <= block_rate <= MAX_RATE or samples.shape[1] > MAX_CHANNELS:
             raise UnsupportedMedia(
-                f"{block_rate} Hz with {samples.shape[1]} channels; allowed: {MIN_RATE} to {MAX_RATE} Hz, up to {MAX_CHANNELS} channels",
+                f"{block_rate} Hz with {samples.shape[1]} channels; "
+                f"allowed: {MIN_RATE} to {MAX_RATE} Hz, up to {MAX_CHANNELS} channels",
                 param="file",
             )
         seconds += len(samples) / block_rate

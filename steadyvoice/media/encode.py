@@ -85,7 +85,9 @@ class StreamEncoder:
         self._rate = rate
         if fmt.container:
             self._container = av.open(self._sink, "w", format=fmt.container)
-            self._stream = self._container.add_stream(fmt.codec, rate=rate, layout="mono")
+            stream = self._container.add_stream(fmt.codec, rate=rate, layout="mono")
+            assert isinstance(stream, av.AudioStream)
+            self._stream = stream
             if fmt.bit_rate:
                 self._stream.bit_rate = fmt.bit_rate
         elif fmt.name == "wav":

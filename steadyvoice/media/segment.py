@@ -1,8 +1,9 @@
 """Where somebody speaks: samples -> segments short enough for a recogniser.
 
-silero-vad's sequence model (ONNX, 32 ms frames, on the CPU) gives a probability per frame; everything after that is arithmetic on sample
-positions and can be tested without a model. The package's own Python imports torch, so only its weights are taken. A segment is a
-half-open range of samples; segments are in order, never overlap, cover all detected speech, and are never longer than the cap.
+silero-vad's sequence model (ONNX, 32 ms frames, on the CPU) gives a probability per frame; everything after that is arithmetic
+on sample positions and can be tested without a model. The package's own Python imports torch, so only its weights are taken. A
+segment is a half-open range of samples; segments are in order, never overlap, cover all detected speech, and are never longer
+than the cap.
 """
 
 from __future__ import annotations
@@ -89,9 +90,7 @@ def speech_probabilities(samples: NDArray[np.float32]) -> NDArray[np.float32]:
         block.reshape(-1)[: len(piece)] = piece
         contexts = np.vstack([context[np.newaxis], block[:-1, -CONTEXT:]])
         context = block[-1, -CONTEXT:]
-        probabilities, h, c = session.run(
-            ["speech_probs", "hn", "cn"], {"input": np.hstack([contexts, block]), "h": h, "c": c}
-        )
+        probabilities, h, c = session.run(["speech_probs", "hn", "cn"], {"input": np.hstack([contexts, block]), "h": h, "c": c})
         out.append(probabilities.reshape(-1))
     return np.concatenate(out) if out else np.zeros(0, np.float32)
 
@@ -173,7 +172,8 @@ def _session() -> onnxruntime.InferenceSession:
 @functools.cache
 def _load_session() -> onnxruntime.InferenceSession:
     spec = importlib.util.find_spec("silero_vad")  # finds the package without importing it
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     options = onnxruntime.SessionOptions()
     options.inter_op_num_threads = options.intra_op_num_threads = 1
     options.log_severity_level = 3

@@ -36,10 +36,7 @@ def choose_synthesizer(settings: Settings) -> Choice:
 
 
 def _choose(asked: str, embedded: EngineCard, why_embedded: str) -> Choice:
-    if asked == "auto":
-        choice = Choice(embedded, f"embedded engine: {why_embedded}")
-    else:
-        choice = Choice(CARDS[asked], "as set")
+    choice = Choice(embedded, f"embedded engine: {why_embedded}") if asked == "auto" else Choice(CARDS[asked], "as set")
     package = PACKAGES[choice.card.name]
     if importlib.util.find_spec(package) is None:
         raise NoEngine(f"engine {choice.card.name} needs the package {package}, which is not installed")

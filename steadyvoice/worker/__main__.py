@@ -1,7 +1,8 @@
 """The worker's loop: load when told to, run one batch at a time, say what each step cost, die with the parent.
 
-Started by `steadyvoice.engine.worker_handle` with one JSON argument. Three threads: this one owns the model and is the only one that
-calls it; one reads the pipe, so that a closed pipe ends the process even in the middle of a batch; one says that we live.
+Started by `steadyvoice.engine.worker_handle` with one JSON argument. Three threads: this one owns the model and is the only
+one that calls it; one reads the pipe, so that a closed pipe ends the process even in the middle of a batch; one says that we
+live.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The embedded recogniser: pocketsphinx with the English model inside its package. No network, no GPU, no download.
 
-Lower case, no punctuation, about one word error in four on read speech: it shows that everything around it works, and says so. Knows
-only English and tells neither emotion nor events. Imports pocketsphinx and numpy only.
+Lower case, no punctuation, about one word error in four on read speech: it shows that everything around it works, and says so.
+Knows only English and tells neither emotion nor events. Imports pocketsphinx and numpy only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from importlib.metadata import version
 import numpy as np
 from pocketsphinx import Config, Decoder
 
-from steadyvoice.protocol import FloatArray, ItemError, Items, ModelInfo, Outcome, RecognizeItem, Recognition, Word
+from steadyvoice.protocol import FloatArray, ItemError, Items, ModelInfo, Outcome, Recognition, RecognizeItem, Word
 
 SAMPLE_RATE = 16_000  # Hz, what the acoustic model was trained on
 FRAME_S = 0.01  # one decoder frame
@@ -37,7 +37,9 @@ class PocketsphinxRecognizer:
         for payload in items:
             item = RecognizeItem.from_payload(payload)
             if item.language not in LANGUAGES:
-                yield ItemError("invalid", f"language {item.language!r} is unknown to pocketsphinx; it knows: {', '.join(LANGUAGES)}")
+                yield ItemError(
+                    "invalid", f"language {item.language!r} is unknown to pocketsphinx; it knows: {', '.join(LANGUAGES)}"
+                )
                 continue
             yield self._recognize(item.samples).to_payload()
 

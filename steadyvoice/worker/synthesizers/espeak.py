@@ -1,7 +1,7 @@
 """The embedded voice: espeak-ng through ctypes, library and voice data from the package espeakng-loader.
 
-espeak-ng is GPLv3; it is loaded here, in a process of its own, and nowhere else. It is not thread-safe and keeps one global voice; the worker's
-single model thread is what makes it safe. Imports espeakng_loader, numpy and the standard library only.
+espeak-ng is GPLv3; it is loaded here, in a process of its own, and nowhere else. It is not thread-safe and keeps one global
+voice; the worker's single model thread is what makes it safe. Imports espeakng_loader, numpy and the standard library only.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class EspeakSynthesizer:
         return np.concatenate(self._chunks) if self._chunks else np.zeros(0, np.int16)
 
     def _set(self, parameter: int, value: float) -> None:
-        self._library.espeak_SetParameter(parameter, int(round(value)), 0)
+        self._library.espeak_SetParameter(parameter, round(float(value)), 0)
 
     def _collect(self, samples: Any, count: int, _events: Any) -> int:
         if samples and count > 0:

@@ -1,0 +1,361 @@
+"""What both apps' HTTP sides share: the app, errors as JSON, request ids, body limits, health, metrics, draining.
+
+This is the one place that maps `steadyvoice.errors` to answers. Knows nothing of audio or text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import re
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextvars import ContextVar
+from types import FrameType
+from typing import Any, TypeVar
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from steadyvoice import __version__
+from steadyvoice.errors import Cancelled, SteadyvoiceError, TooLarge
+from steadyvoice.memory import rss_bytes
+from steadyvoice.metrics import CONTENT_TYPE
+from steadyvoice.serving.service import Service
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+request_id_var: ContextVar[str] = ContextVar("request_id", default="-")
+REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
+MULTIPART_OVERHEAD = 1_000_000  # bytes of boundaries and other fields beside the file
+SMALL_BODY = 1_000_000  # bytes; for everything that carries no file
+BYTES_PER_CHAR = 12  # a character of JSON text at its longest, \\ud83d\\ude00
+MAX_CONNECTIONS = 512
+EXIT_BAD_START = 2  # a configuration that no restart will mend
+GRACE_AFTER_DRAIN_S = 3  # for open page connections, which would otherwise never end
+
+
+# --- the app
+
+
+def create_app(service: Service) -> FastAPI:
+    """An app with everything but the routes that do the work."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(service.close)
+
+    app = FastAPI(title=f"steadyvoice {service.role}", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.service = service
+    app.add_exception_handler(SteadyvoiceError, _answer_error)
+    app.add_exception_handler(RequestValidationError, _answer_validation_error)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(Exception, _answer_bug)
+    app.add_middleware(BodyLimit, service=service)
+    app.add_middleware(Observe, service=service)
+    _add_health(app, service)
+    return app
+
+
+def _add_health(app: FastAPI, service: Service) -> None:
+    @app.get("/live")
+    async def live() -> JSONResponse:
+        """200 while event loop and engine thread turn; a loaded model is not needed."""
+        stalled = service.engine.status().stalled
+        return JSONResponse({"status": "stalled" if stalled else "live"}, 503 if stalled else 200)
+
+    @app.get("/ready")
+    async def ready() -> JSONResponse:
+        """200 while requests are taken. A model that is not loaded yet is ready: the first request loads it."""
+        closing = service.door.closing
+        state = service.engine.status().state.value
+        body = {"status": "draining" if closing else "ready", "engine": service.card.name, "model": state}
+        return JSONResponse(body, 503 if closing else 200)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE)
+
+    @app.get("/memory")
+    async def memory() -> dict[str, Any]:
+        """Memory now and after each of the last steps, in bytes."""
+        status = service.engine.status()
+        return {
+            "app": {"rss": rss_bytes()},
+            "worker": {"pid": status.worker_pid, "state": status.state.value, "loads": status.loads, "restarts": status.restarts},
+            "samples": [sample.as_dict() for sample in service.memory.samples()],
+        }
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        card = service.card
+        return {
+            "object": "list",
+            "data": [
+                {
+                    "id": card.name,
+                    "object": "model",
+                    "created": 0,
+                    "owned_by": "steadyvoice",
+                    "kind": card.kind,
+                    "languages": list(card.languages),
+                    "embedded": card.embedded,
+                    "license": card.license,
+                    "note": card.note_en,
+                    "revision": service.revision,
+                    "state": service.engine.status().state.value,
+                }
+            ],
+        }
+
+
+def add_unknown_route(app: FastAPI) -> None:
+    """Unknown API paths answer in the API's own error shape. Added last, before the page is mounted."""
+
+    @app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "DELETE", "PATCH"], include_in_schema=False)
+    async def unknown(path: str) -> Response:
+        return error_response(404, "there is no such route", "not_found", "invalid_request_error")
+
+
+# --- errors
+
+
+def error_body(message: str, code: str, kind: str, param: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def error_of(error: SteadyvoiceError) -> dict[str, Any]:
+    return error_body(error.message, error.code, error.type, error.param)
+
+
+def error_response(
+    status: int, message: str, code: str, kind: str, param: str | None = None, retry_after_s: float | None = None
+) -> JSONResponse:
+    headers = {"Retry-After": str(math.ceil(retry_after_s))} if retry_after_s is not None else {}
+    return JSONResponse(error_body(message, code, kind, param), status, headers)
+
+
+async def _answer_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, SteadyvoiceError)
+    return error_response(error.status, error.message, error.code, error.type, error.param, error.retry_after_s)
+
+
+async def _answer_validation_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    param = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path")) or None
+    return error_response(422, f"{param or 'body'}: {first['msg']}", "invalid_value", "invalid_request_error", param)
+
+
+async def _answer_http_exception(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return error_response(error.status_code, str(error.detail), f"http_{error.status_code}", "invalid_request_error")
+
+
+async def _answer_bug(_: Request, error: Exception) -> Response:
+    # The traceback goes to the log with the request's id, and nowhere else.
+    log.error("request=%s failed", request_id_var.get(), exc_info=error)
+    return error_response(500, "internal error", "internal_error", "server_error")
+
+
+# --- middleware, pure ASGI: Starlette's own wrapper class breaks streaming and disconnects
+
+
+class Observe:
+    """Gives every request an id, counts and times it. The id is in the answer and in every log line of the request."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._metrics = service.metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        request_id = given if REQUEST_ID.match(given) else secrets.token_hex(8)
+        request_id_var.set(request_id)
+        status, began = 500, time.monotonic()
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id.encode())]}
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            # Routes by their template; everything else is the page, whose paths have no bound.
+            route = getattr(scope.get("route"), "path", "page")
+            self._metrics.requests.labels(route, str(status)).inc()
+            self._metrics.request_seconds.labels(route).observe(time.monotonic() - began)
+
+
+class BodyLimit:
+    """Counts bodies while they are read: the Content-Length is believed only when it is already too much."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._upload = service.settings.max_upload_bytes + MULTIPART_OVERHEAD
+        self._upload_mb = service.settings.max_upload_mb
+        self._small = max(SMALL_BODY, service.settings.max_text_chars * BYTES_PER_CHAR)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        carries_file = scope["path"].endswith(("/audio/transcriptions", "/upload"))
+        limit = self._upload if carries_file else self._small
+        what = f"the upload limit of {self._upload_mb:g} MB" if carries_file else f"the limit of {limit} bytes"
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > limit:
+                raise TooLarge(f"the request body is over {what}", param="file" if carries_file else None)
+            return message
+
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > limit:
+            error = TooLarge(f"the request body has {int(declared)} bytes, over {what}")
+            await error_response(413, error.message, error.code, error.type)(scope, receive, send)
+            return
+        try:
+            await self._app(scope, counted, send)
+        except TooLarge as error:  # read outside our own routes: the page's upload
+            await error_response(413, error.message, error.code, error.type, error.param)(scope, receive, send)
+
+
+# --- helpers of the routes
+
+
+def caller_of(request: Request) -> str:
+    """Who is served fairly against others."""
+    return request.client.host if request.client else "local"
+
+
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """Await `work`, and cancel it when the caller hangs up. The request's body must have been read."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_hung_up(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise Cancelled("the caller went away")
+    finally:
+        for left in (task, gone):
+            left.cancel()
+        with suppress(asyncio.CancelledError, SteadyvoiceError):
+            await task
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def read_and_drop(request: Request) -> None:
+    """Read a body that is refused: a caller that is still sending would otherwise see a broken pipe instead of the answer."""
+    async for _ in request.stream():
+        pass
+
+
+class HoldingResponse(StreamingResponse):
+    """A streamed answer that holds resources (a place in the house, an upload) until it is over, however it ends.
+
+    A generator cannot do this: when the caller is gone before the first byte, it never starts and its `finally` never runs.
+    """
+
+    def __init__(self, content: AsyncIterator[bytes], hold: AsyncExitStack, **options: Any) -> None:
+        super().__init__(content, **options)
+        self._hold = hold
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._hold:
+            await super().__call__(scope, receive, send)
+
+
+# --- running
+
+
+class DrainingServer(uvicorn.Server):
+    """On the first SIGTERM or SIGINT: not ready, nobody in, finish what runs, then stop. On the second: stop."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._service.door.closing:
+            super().handle_exit(sig, frame)
+            return
+        self._service.door.close()
+        log.info("draining: %d requests to finish, at most %g s", self._service.door.inside, self._service.settings.drain_s)
+        asyncio.get_running_loop().call_soon_threadsafe(lambda: asyncio.ensure_future(self._drain(sig, frame)))
+
+    async def _drain(self, sig: int, frame: FrameType | None) -> None:
+        finished = await asyncio.to_thread(self._service.door.wait_empty, self._service.settings.drain_s)
+        if not finished:
+            log.warning("%d requests did not finish in time and get 503", self._service.door.inside)
+            await asyncio.to_thread(self._service.engine.close)  # resolves every ticket
+            await asyncio.to_thread(self._service.door.wait_empty, GRACE_AFTER_DRAIN_S)
+        super().handle_exit(sig, frame)
+
+
+def serve(app: FastAPI, host: str, port: int) -> None:
+    """Run until asked to stop. Exits with 0 then, and with `EXIT_BAD_START` when the address cannot be had."""
+    service: Service = app.state.service
+    try:
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024)
+    except OSError as error:
+        log.error("cannot listen on %s:%d: %s", host, port, error.strerror)
+        service.close()
+        raise SystemExit(EXIT_BAD_START) from None
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=GRACE_AFTER_DRAIN_S,
+    )
+    # uvicorn raises the signal again once it has stopped; by then it means that all is well.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    log.info("steadyvoice %s on http://%s:%d, engine %s", service.role, host, port, service.card.name)
+    DrainingServer(config, service).run(sockets=[listener])
+
+
+class _RequestIdFilter(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.request_id = request_id_var.get()
+        return True
+
+
+def set_up_logging(level: str) -> None:
+    """One line per event on stderr, with the request's id."""
+    handler = logging.StreamHandler()
+    handler.addFilter(_RequestIdFilter())
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for noisy in ("httpx", "httpcore", "asyncio", "uvicorn.access", "multipart"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,0 +1,74 @@
+"""Everything that one app shares between its requests: engine, door, memory log, metrics. Made once by the app's `main`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, TypeVar
+
+from steadyvoice.catalogue import EngineCard
+from steadyvoice.engine.budget import Budget
+from steadyvoice.engine.engine import Engine
+from steadyvoice.engine.scheduler import Limits
+from steadyvoice.engine.worker_handle import WorkerSpec
+from steadyvoice.memory import MemoryLog
+from steadyvoice.metrics import Metrics
+from steadyvoice.serving.door import Door
+from steadyvoice.serving.engines import Choice, choose_recognizer, choose_synthesizer
+from steadyvoice.serving.hardware import admission, gpus
+from steadyvoice.serving.postprocess import PostProcessor
+from steadyvoice.settings import Settings
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Role = Literal["asr", "tts"]
+
+
+class Service:
+    """One app's shared state. `close()` ends the worker and the threads."""
+
+    def __init__(self, settings: Settings, role: Role, worker: WorkerSpec | None = None) -> None:
+        """`worker` replaces the chosen engine's worker, for tests and for models of one's own."""
+        choice: Choice = choose_recognizer(settings) if role == "asr" else choose_synthesizer(settings)
+        self.settings = settings
+        self.role: Role = role
+        self.card: EngineCard = choice.card
+        self.metrics = Metrics(role)
+        self.memory = MemoryLog(self.metrics.observe_memory)
+        self.engine = Engine(
+            worker or WorkerSpec(choice.card.name),
+            Limits(Budget(settings.batch_size_s), settings.max_backlog_s),
+            self.memory,
+            self.metrics.observe_batch,
+        )
+        self.metrics.observe_engine(self.engine.status)
+        self.door = Door(
+            admission(settings.queue_size, settings.concurrency, settings.gpu_memory_gb, gpus()),
+            lambda: self.engine.status().retry_after_s,
+            self.metrics.in_progress.set,
+        )
+        self.post = PostProcessor()
+        # Decoding and segmenting are CPU-bound: as many at once as requests are worked on at once.
+        self._host = ThreadPoolExecutor(self.door.admission.concurrency, thread_name_prefix="host")
+        log.info("%s: engine %s (%s)", role, choice.card.name, choice.reason)
+        if settings.preload:
+            self.engine.load()
+
+    async def on_host(self, function: Callable[[], T]) -> T:
+        """Run blocking work in the pool of host threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._host, function)
+
+    @property
+    def revision(self) -> str:
+        """Of the loaded model; "unloaded" before the first load."""
+        model = self.engine.status().model
+        return model.revision if model else "unloaded"
+
+    def close(self) -> None:
+        self.door.close()
+        self.engine.close()
+        self.post.close()
+        self._host.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,140 @@
+"""POST /synthesize, POST /v1/audio/speech and GET /v1/voices. Knows HTTP; the work is elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, aclosing
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from steadyvoice.catalogue import EMOTIONS, OPENAI_VOICES, SPEECH_LANGUAGES
+from steadyvoice.engine.scheduler import ServiceClass
+from steadyvoice.media.encode import AUDIO_FORMATS
+from steadyvoice.serving.http import HoldingResponse, caller_of, request_id_var, unless_gone
+from steadyvoice.serving.synthesis import MAX_SPEED, MIN_SPEED, SpeakOptions, SpeakRequest, Synthesizer
+
+Strict = ConfigDict(extra="forbid")
+
+
+class SynthesizeBody(BaseModel):
+    """The body of /synthesize. An unknown field is refused: a typing error must not silently change the voice."""
+
+    model_config = Strict
+
+    text: str
+    language: str = "auto"
+    emotion: str = "neutral"
+    emotion_strength: float = 0.6
+    speaker_id: int | str = 0
+    speed: float = 1.0
+    format: str = "wav"
+    stream: bool = False
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    service_class: ServiceClass = ServiceClass.INTERACTIVE
+
+    def options(self) -> SpeakOptions:
+        return SpeakOptions(**self.model_dump(exclude={"stream"}))
+
+
+class SpeechBody(BaseModel):
+    """The body of /v1/audio/speech as OpenAI's SDK sends it; emotion and language are ours. `model` and `instructions`
+    are accepted and have no effect."""
+
+    model_config = Strict
+
+    input: str
+    model: str = ""
+    voice: int | str | dict[str, Any] = 0
+    instructions: str | None = None
+    response_format: str = "mp3"
+    speed: float = 1.0
+    stream_format: Literal["audio"] = "audio"
+    language: str = "auto"
+    emotion: str = "neutral"
+    emotion_strength: float = 0.6
+    service_class: ServiceClass = ServiceClass.INTERACTIVE
+
+    def options(self) -> SpeakOptions:
+        voice = self.voice.get("id", "") if isinstance(self.voice, dict) else self.voice
+        return SpeakOptions(
+            text=self.input,
+            language=self.language,
+            emotion=self.emotion,
+            emotion_strength=self.emotion_strength,
+            speaker_id=voice,
+            speed=self.speed,
+            format=self.response_format,
+            service_class=self.service_class,
+        )
+
+
+def add_synthesis_routes(app: FastAPI, synthesizer: Synthesizer) -> None:
+    service = synthesizer.service
+
+    @app.post("/synthesize")
+    async def synthesize(request: Request, body: SynthesizeBody) -> Response:
+        """Text to speech: a whole file, or with `stream` bytes from the first sentence on."""
+        return await answer(request, synthesizer.check(body.options()), body.stream)
+
+    @app.post("/v1/audio/speech")
+    async def speech(request: Request, body: SpeechBody) -> Response:
+        """Text to speech as OpenAI has it: always streamed."""
+        return await answer(request, synthesizer.check(body.options()), stream=True)
+
+    @app.get("/v1/voices")
+    async def voices() -> dict[str, Any]:
+        """The voices, and everything else that may be chosen."""
+        card = service.card
+        return {
+            "object": "list",
+            "data": [
+                {
+                    "id": name,
+                    "object": "voice",
+                    "speaker_id": index,
+                    "aliases": [alias for i, alias in enumerate(OPENAI_VOICES) if i % len(card.speakers) == index],
+                    "languages": [language for language in card.languages if language != "auto"],
+                    "engine": card.name,
+                }
+                for index, name in enumerate(card.speakers)
+            ],
+            "languages": list(SPEECH_LANGUAGES),
+            "emotions": list(EMOTIONS),
+            "formats": list(AUDIO_FORMATS),
+            "speed": [MIN_SPEED, MAX_SPEED],
+            "note": card.note_en,
+        }
+
+    async def answer(request: Request, speak: SpeakRequest, stream: bool) -> Response:
+        caller, request_id = caller_of(request), request_id_var.get()
+        engine = {"X-Engine": f"{service.card.name}/{service.revision}"}
+        async with AsyncExitStack() as hold:
+            hold.enter_context(service.door.enter())
+            if not stream:
+                spoken = await unless_gone(request, synthesizer.speak(speak, caller, request_id))
+                headers = {
+                    "X-Audio-Seconds": f"{spoken.duration_s:.3f}",
+                    "X-Tokens": str(spoken.tokens),
+                    "X-Queue-Seconds": f"{spoken.queue_s:.4f}",
+                    "X-Inference-Seconds": f"{spoken.inference_s:.4f}",
+                    "X-Engine": f"{service.card.name}/{service.revision}",
+                }
+                return Response(spoken.audio, media_type=spoken.format.media_type, headers=headers)
+            audio = await hold.enter_async_context(aclosing(synthesizer.stream(speak, caller, request_id)))
+            # The first sentence decides between an error status and a stream.
+            first = await unless_gone(request, anext(audio))
+            return HoldingResponse(
+                _from(first, audio),
+                hold.pop_all(),
+                media_type=speak.format.media_type,
+                headers=engine | {"Cache-Control": "no-store"},
+            )
+
+
+async def _from(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for data in rest:
+        yield data

@@ -1,0 +1,271 @@
+"""One transcription, from an open upload to a transcript. Knows engine and media; knows no HTTP and no page.
+
+Both the routes and the page consume the same stream of events: progress, then segments in order as they come, then the
+transcript.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import BinaryIO
+
+from steadyvoice.catalogue import RECOGNITION_LANGUAGES, TOKENS_PER_SECOND
+from steadyvoice.engine.engine import Answer, Task
+from steadyvoice.engine.scheduler import ServiceClass
+from steadyvoice.errors import InvalidInput
+from steadyvoice.media.decode import SAMPLE_RATE, DecodeLimits, decode
+from steadyvoice.media.rich_text import RichSegment, join_text, rich_text
+from steadyvoice.media.segment import SegmentOptions, Span, segment
+from steadyvoice.media.subtitles import Cue, to_srt, to_vtt
+from steadyvoice.protocol import Recognition, RecognizeItem, Word
+from steadyvoice.serving.postprocess import ResultCache
+from steadyvoice.serving.service import Service
+
+log = logging.getLogger(__name__)
+
+PROGRESS_S = 0.5  # how often a waiting caller hears where it stands
+HASH_BLOCK = 1 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class TranscribeOptions:
+    """What a caller may choose."""
+
+    language: str = "auto"
+    use_itn: bool = True
+    merge_length_s: float | None = None  # None: the server's setting
+    service_class: ServiceClass = ServiceClass.INTERACTIVE
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a request stands. `place` counts those before it in the queue, itself included; 0 once it is being worked on."""
+
+    stage: str  # decoding, segmenting, waiting, recognizing, finishing
+    place: int = 0
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True)
+class TranscriptSegment:
+    """One segment with its times in seconds from the start of the audio."""
+
+    id: int
+    start: float
+    end: float
+    text: str
+    language: str
+    emotion: str | None
+    events: tuple[str, ...]
+    words: tuple[Word, ...]
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """The whole answer."""
+
+    text: str
+    rich_text: str
+    language: str
+    emotion: str | None
+    events: tuple[str, ...]
+    duration: float  # seconds
+    segments: tuple[TranscriptSegment, ...]
+    srt: str
+    vtt: str
+    engine: str
+    revision: str
+    queue_s: float
+    inference_s: float
+    cached: bool = False
+
+    @property
+    def no_speech(self) -> bool:
+        """Nobody speaks in this audio."""
+        return not self.segments
+
+    @property
+    def tokens(self) -> int:
+        return round(self.duration * TOKENS_PER_SECOND)
+
+
+Event = Progress | TranscriptSegment | Transcript
+
+
+class Transcriber:
+    """Turns uploads into transcripts, many at a time."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        settings = service.settings
+        self._limits = DecodeLimits(settings.max_audio_s)
+        self._cache: ResultCache[Transcript] = ResultCache(int(settings.result_cache_mb * 1e6), _size_of)
+
+    def check(self, options: TranscribeOptions) -> TranscribeOptions:
+        """Validate, and bring the language into its short form ("en-US" -> "en").
+
+        Raises:
+            InvalidInput: naming the value and the choices.
+        """
+        card, settings = self.service.card, self.service.settings
+        language = (options.language or "auto").lower().replace("_", "-").split("-")[0]
+        if language not in RECOGNITION_LANGUAGES:
+            raise InvalidInput(
+                f"language {options.language!r} is unknown; known: {', '.join(RECOGNITION_LANGUAGES)}", param="language"
+            )
+        if language not in card.languages:
+            raise InvalidInput(
+                f"language {language!r} is not available with engine {card.name}, which knows: {', '.join(card.languages)}",
+                param="language",
+            )
+        merge = settings.merge_length_s if options.merge_length_s is None else options.merge_length_s
+        if not 0 <= merge <= settings.max_segment_s:  # also refuses NaN
+            raise InvalidInput(
+                f"merge_length_s is {merge:g}; allowed: 0 to {settings.max_segment_s:g} seconds", param="merge_length_s"
+            )
+        return replace(options, language=language, merge_length_s=merge)
+
+    async def transcribe(
+        self, file: BinaryIO, options: TranscribeOptions, caller: str, request_id: str = "-"
+    ) -> AsyncGenerator[Event]:
+        """Events of one request. Closing the iterator cancels the request.
+
+        Args:
+            file: open, seekable, within the upload limit. Its name is never looked at.
+            options: from `check`.
+            caller: who is served fairly against others: an address, a session.
+
+        Raises:
+            SteadyvoiceError: every subclass that decode and engine raise.
+        """
+        service = self.service
+        yield Progress("decoding")
+        key = (await service.on_host(partial(_content_hash, file)), replace(options, service_class=ServiceClass.INTERACTIVE))
+        known = self._cache.get(key)
+        if known is not None:
+            service.metrics.cache_hits.inc()
+            for done in known.segments:
+                yield done
+            yield replace(known, cached=True, queue_s=0.0, inference_s=0.0)
+            return
+        samples = await service.on_host(partial(decode, file, self._limits))
+        service.memory.step("decode", request_id)
+        yield Progress("segmenting")
+        assert options.merge_length_s is not None
+        cuts = SegmentOptions(options.merge_length_s, service.settings.max_segment_s)
+        spans = await service.on_host(partial(segment, samples, cuts))
+        service.memory.step("segment", request_id)
+        job = service.engine.submit(
+            [
+                Task(
+                    RecognizeItem(samples[span.start : span.end], options.language, options.use_itn).to_payload(),
+                    span.length / SAMPLE_RATE,
+                )
+                for span in spans
+            ],
+            caller=caller,
+            service_class=options.service_class,
+            timeout_s=service.settings.request_timeout_s,
+        )
+        duration = len(samples) / SAMPLE_RATE
+        del samples  # the engine holds what it needs
+        service.memory.step("queue", request_id)
+        segments: list[TranscriptSegment] = []
+        answers: list[Answer] = []
+        try:
+            for index, (span, ticket) in enumerate(zip(spans, job.tickets, strict=True)):
+                wrapped = asyncio.wrap_future(ticket)
+                while True:
+                    place = service.engine.place(job)
+                    yield Progress("waiting" if place else "recognizing", place, index, len(spans))
+                    if (await asyncio.wait({wrapped}, timeout=PROGRESS_S))[0]:
+                        break
+                answers.append(wrapped.result())
+                segments.append(_to_segment(index, span, Recognition.from_payload(answers[-1].payload)))
+                yield segments[-1]
+        finally:
+            service.engine.cancel(job)  # does nothing to a job that is over
+        yield Progress("finishing", 0, len(spans), len(spans))
+        finish = partial(self._finish, tuple(segments), duration, answers)
+        transcript = await asyncio.wrap_future(service.post.submit(finish))
+        self._cache.put(key, transcript)
+        service.memory.step("post-process", request_id)
+        log.info(
+            "request=%s audio=%.1fs segments=%d queue=%.3fs inference=%.3fs",
+            *(request_id, duration, len(segments), transcript.queue_s, transcript.inference_s),
+        )
+        yield transcript
+
+    def _finish(self, segments: tuple[TranscriptSegment, ...], duration: float, answers: Sequence[Answer]) -> Transcript:
+        """Off the hot path: join the text, make the views."""
+        metrics = self.service.metrics
+        cues = [Cue(s.start, s.end, s.text) for s in segments if s.text]
+        languages = Counter(s.language for s in segments)
+        emotions = Counter(s.emotion for s in segments if s.emotion)
+        transcript = Transcript(
+            text=join_text([(s.text, s.language) for s in segments]),
+            rich_text=rich_text(RichSegment(s.text, s.language, s.emotion, s.events) for s in segments),
+            language=languages.most_common(1)[0][0] if languages else "auto",
+            emotion=emotions.most_common(1)[0][0] if emotions else None,
+            events=tuple(dict.fromkeys(event for s in segments for event in s.events)),
+            duration=round(duration, 3),
+            segments=segments,
+            srt=to_srt(cues),
+            vtt=to_vtt(cues),
+            engine=self.service.card.name,
+            revision=self.service.revision,
+            queue_s=min((a.queue_s for a in answers), default=0.0),
+            inference_s=sum(a.inference_s for a in answers),
+        )
+        metrics.queue_seconds.observe(transcript.queue_s)
+        metrics.inference_seconds.observe(transcript.inference_s)
+        metrics.audio_seconds.inc(duration)
+        metrics.tokens.inc(transcript.tokens)
+        return transcript
+
+
+async def finished(events: AsyncIterator[Event]) -> Transcript:
+    """Read to the end and give the transcript."""
+    async for event in events:
+        if isinstance(event, Transcript):
+            return event
+    raise AssertionError("a transcription ended without a transcript")
+
+
+def _to_segment(index: int, span: Span, recognition: Recognition) -> TranscriptSegment:
+    words = tuple(
+        Word(word.text, round(span.start_s + word.start, 3), round(span.start_s + word.end, 3)) for word in recognition.words
+    )
+    return TranscriptSegment(
+        id=index,
+        start=round(span.start_s, 3),
+        end=round(span.end_s, 3),
+        text=recognition.text,
+        language=recognition.language,
+        emotion=recognition.emotion,
+        events=recognition.events,
+        words=words,
+    )
+
+
+def _content_hash(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    file.seek(0)
+    while block := file.read(HASH_BLOCK):
+        digest.update(block)
+    file.seek(0)
+    return digest.hexdigest()
+
+
+def _size_of(transcript: Transcript) -> int:
+    """Bytes that a transcript takes in memory, roughly and rather too much."""
+    texts = (transcript.text, transcript.rich_text, transcript.srt, transcript.vtt, *(s.text for s in transcript.segments))
+    words = sum(len(s.words) for s in transcript.segments)
+    return 1_000 + 4 * sum(map(len, texts)) + 500 * len(transcript.segments) + 200 * words
