@@ -1,8 +1,8 @@
 """One screen before the start: what this machine has, what each app will do with it, and whatever would stop it.
 
-`python -m steadyvoice.serving.preflight {both|asr|tts}` prints it and exits with 2 when there is a problem, so that a user
-meets a taken port in the first second and not after a model has loaded. With `--announce` it waits for running apps instead
-and prints the address of each when it is ready. Loads no model; imports neither torch nor gradio.
+`python -m steadyvoice.serving.preflight {both|asr|tts}` prints it and exits with 2 when there is a problem, so that a user meets
+a taken port in the first second and not after a model has loaded. With `--announce` it waits for running apps instead and prints
+the address of each when it is ready. Loads no model; imports neither torch nor gradio.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import URLError
 
 from steadyvoice.serving import hardware
 from steadyvoice.serving.engines import Choice, NoEngine, choose_recognizer, choose_synthesizer
@@ -72,6 +71,7 @@ class Hub:
     """The folder of weights. `problem` says why it cannot be used; the rest is then empty."""
 
     path: Path
+    exists: bool = False  # if not, it is made when something is put there
     disk_free: int = 0  # bytes
     names: tuple[str, ...] = ()
     problem: str | None = None
@@ -111,8 +111,10 @@ def look_at_hub(path: Path) -> Hub:
     try:
         if path.exists() and not path.is_dir():
             return Hub(path, problem=f"{setting} is a file; it has to be a folder")
-        names = sorted(p.name for p in path.iterdir() if not p.name.startswith(".")) if path.exists() else []
-        return Hub(path, hardware.free_disk_bytes(path), tuple(name for name in names if name not in NOT_WEIGHTS))
+        exists = path.exists()
+        names = sorted(p.name for p in path.iterdir() if not p.name.startswith(".")) if exists else []
+        weights = tuple(name for name in names if name not in NOT_WEIGHTS)
+        return Hub(path, exists, hardware.free_disk_bytes(path), weights)
     except OSError as error:
         return Hub(path, problem=f"{setting} cannot be read: {error.strerror}")
 
@@ -159,7 +161,7 @@ def check_port(host: str, port: int, setting: str) -> tuple[str, str | None]:
             if error.errno == errno.EACCES:
                 return "not usable", f"port {port} on {host} needs more rights than you have: set {setting} to 1024 or higher"
             if error.errno == errno.EADDRNOTAVAIL:
-                return "not usable", f"{where} is not an address of this machine: use 127.0.0.1, or 0.0.0.0 for all of them"
+                return "not usable", f"{where} is not an address of this machine: set it to 127.0.0.1, or to 0.0.0.0 for all"
             return "not usable", f"port {port} on {host} cannot be opened ({setting}, {PREFIX}HOST): {error.strerror}"
     return "free", None
 
@@ -189,7 +191,7 @@ def judge(machine: Machine, hub: Hub, plans: tuple[AppPlan, ...]) -> Report:
             f"{_gb(hub.disk_free)} of disk are free at {hub.path}, {_gb(MIN_DISK)} are needed: "
             f"make room, or set {PREFIX}CACHE_HUB to a larger disk"
         )
-    return Report(machine, hub, plans, tuple(problems))
+    return Report(machine, hub, plans, tuple(dict.fromkeys(problems)))  # both apps may say the same of the host
 
 
 def examine(wanted: str) -> Report:
@@ -211,7 +213,9 @@ def render(report: Report) -> str:
         f"RAM        {_gb(machine.ram_available)} available of {_gb(machine.ram_total)}",
     ]
     if report.hub and not report.hub.problem:
-        lines.append(f"Disk       {_gb(report.hub.disk_free)} free at {report.hub.path}")
+        lines.append(
+            f"Disk       {_gb(report.hub.disk_free)} free at {report.hub.path}{'' if report.hub.exists else ' (not there yet)'}"
+        )
     lines += [f"GPU        {gpu.name}, driver {gpu.driver}, {_gb(gpu.free)} free of {_gb(gpu.total)}" for gpu in machine.gpus]
     if not machine.gpus:
         lines.append("GPU        none: embedded/CPU engines")
@@ -249,7 +253,7 @@ def announce(settings: Settings, wanted: str) -> None:
                 with opener.open(f"{address}/ready", timeout=ANSWER_TIMEOUT_S):
                     print(f"{app.title} is ready: {address}", flush=True)  # noqa: T201
                 waiting.remove(app)
-            except (URLError, OSError, http.client.HTTPException):
+            except (OSError, http.client.HTTPException):
                 pass  # not yet: refused, 503 while it starts, or cut off while it restarts
         if waiting:
             time.sleep(POLL_S)
@@ -268,7 +272,7 @@ def _listed(names: tuple[str, ...]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m steadyvoice.serving.preflight", description="What will run here, and what stops it."
+        prog="python -m steadyvoice.serving.preflight", description="What will run, and what stops it."
     )
     parser.add_argument("apps", choices=WANTED, help="which apps")
     parser.add_argument("--announce", action="store_true", help="wait for the running apps and print their addresses")

@@ -1,0 +1,225 @@
+"""What both pages share: language by the browser, look, uploads that never fetch, the memory plot. Knows Gradio, no engine."""
+
+from __future__ import annotations
+
+import html
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+from gradio import utils
+from gradio.i18n import I18nData
+from gradio_client.utils import is_http_url_like
+
+from steadyvoice.errors import InvalidInput, SteadyvoiceError
+from steadyvoice.memory import MemorySample
+from steadyvoice.serving.service import Service
+
+Texts = Mapping[str, tuple[str, str]]  # key -> (English, Chinese)
+
+KEY_PREFIX = "sv_"  # of the page's texts, apart from Gradio's own
+PLOT_SECONDS = 5  # between two looks at the memory
+FILES_KEPT_S = 3_600  # uploads and downloads of the page
+FONTS = ["system-ui", "-apple-system", "Segoe UI", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"]
+THEME = gr.themes.Default(
+    primary_hue="teal", neutral_hue="slate", font=FONTS, font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"]
+)
+CSS = """
+.gradio-container { max-width: 1080px !important; margin: 0 auto; padding: 12px !important; }
+.sv-head h1 { margin: 4px 0; }
+.sv-note { opacity: .85; font-size: .9rem; border-left: 3px solid #14b8a6; padding: 2px 10px; }
+.sv-status { min-height: 1.6em; font-weight: 600; }
+.sv-table { overflow-x: auto; }
+.sv-table table { width: 100%; border-collapse: collapse; border: 0 !important; font-size: .9rem; }
+.sv-table th, .sv-table td { text-align: left; vertical-align: top; white-space: nowrap; padding: 4px 8px !important;
+  border: 0 !important; border-bottom: 1px solid #8884 !important; }
+.sv-table td.sv-text { min-width: 9em; white-space: normal; width: 100%; }
+@media (max-width: 640px) {
+  .gradio-container { padding: 0 !important; }
+  .sv-table { max-width: calc(100vw - 116px); }
+  .sv-table th, .sv-table td { white-space: normal; padding: 4px !important; }
+}
+.sv-plot { font-size: .8rem; opacity: .9; }
+.sv-plot svg { width: 100%; height: 56px; display: block; }
+.sv-player audio { width: 100%; }
+"""
+# Link previews are for public sites; these would be the only foreign addresses in the page.
+HEAD = '<meta name="referrer" content="no-referrer">'
+
+
+def uploaded_audio(**options: Any) -> gr.Audio:
+    """An audio input that takes uploads and recordings only. Gradio's own would also fetch a URL that a client sends.
+
+    The methods are replaced on the instance: Gradio writes a .pyi file beside the source of every subclass of a component.
+    """
+    audio = gr.Audio(type="filepath", **options)
+    move, move_async = audio.move_resource_to_block_cache, audio.async_move_resource_to_block_cache
+
+    def guarded(path: str | Path | None) -> Any:
+        _refuse_url(path)
+        return move(path)
+
+    async def guarded_async(path: str | Path | None) -> Any:
+        _refuse_url(path)
+        return await move_async(path)
+
+    audio.move_resource_to_block_cache = guarded
+    audio.async_move_resource_to_block_cache = guarded_async
+    return audio
+
+
+def _refuse_url(path: str | Path | None) -> None:
+    if path is not None and is_http_url_like(str(path)):
+        raise gr.Error("URLs are not fetched; upload the file", print_exception=False)
+
+
+def upload_path(path: str | None) -> Path:
+    """The uploaded file, if that is what the path is.
+
+    Raises:
+        InvalidInput: there is no file, or the path is not one that an upload made.
+    """
+    if not path:
+        raise InvalidInput("no audio was given", param="file")
+    resolved = Path(path).resolve()
+    if not resolved.is_relative_to(Path(utils.get_upload_folder()).resolve()) or not resolved.is_file():
+        raise InvalidInput("the audio is not an uploaded file", param="file")
+    return resolved
+
+
+def download_folder() -> Path:
+    """A fresh folder for files that the page offers, where Gradio may serve them and cleans up after `FILES_KEPT_S`."""
+    folder = Path(utils.get_upload_folder()) / f"steadyvoice-{secrets.token_hex(16)}"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def blocks(title: str) -> gr.Blocks:
+    """An empty page without analytics."""
+    return gr.Blocks(title=title, analytics_enabled=False, delete_cache=(FILES_KEPT_S // 4, FILES_KEPT_S))
+
+
+def mount(app: FastAPI, page: gr.Blocks, service: Service, texts: Texts) -> None:
+    """Put the page at / with the queue that the card allows."""
+    admission = service.door.admission
+    page.queue(max_size=admission.queue_size or None, default_concurrency_limit=admission.concurrency)
+    english = {KEY_PREFIX + key: english for key, (english, _) in texts.items()}
+    chinese = {KEY_PREFIX + key: chinese for key, (_, chinese) in texts.items()}
+    gr.mount_gradio_app(
+        app,
+        page,
+        path="/",
+        server_name=service.settings.host,
+        server_port=service.settings.asr_port if service.role == "asr" else service.settings.tts_port,
+        show_error=False,
+        max_file_size=service.settings.max_upload_bytes,
+        theme=THEME,
+        css=CSS,
+        head=HEAD,
+        footer_links=["api"],
+        ssr_mode=False,
+        i18n=gr.I18n(en=english, zh=chinese, **{"zh-CN": chinese, "zh-TW": chinese}),
+    )
+
+
+# --- language
+
+
+def t(key: str) -> I18nData:
+    """A text of the page that the browser translates."""
+    return I18nData(KEY_PREFIX + key)
+
+
+def speaks_chinese(request: gr.Request) -> bool:
+    """Whether the browser prefers Chinese: the first language in Accept-Language, which is what the page's texts go by."""
+    accepted = request.headers.get("accept-language", "") if request.headers else ""
+    return accepted.strip().lower().startswith("zh")
+
+
+def say(texts: Texts, request: gr.Request, key: str, **values: Any) -> str:
+    """A text that the server fills in, in the browser's language."""
+    english, chinese = texts[key]
+    return (chinese if speaks_chinese(request) else english).format(**values)
+
+
+def explain(error: SteadyvoiceError, request: gr.Request) -> str:
+    """An error for the status line. The message names limit and value; it is English, as in the API."""
+    prefix = "出错：" if speaks_chinese(request) else "Sorry: "
+    wait = ""
+    if error.retry_after_s is not None:
+        seconds = round(error.retry_after_s)
+        wait = f"（请在约 {seconds} 秒后重试）" if speaks_chinese(request) else f" (try again in about {seconds} s)"
+    return f"⚠ {prefix}{html.escape(error.message)}{wait}"
+
+
+def caller_of(request: gr.Request) -> str:
+    """One browser tab is one caller."""
+    return request.session_hash or (request.client.host if request.client else "local")
+
+
+# --- pieces of the page
+
+
+def note(service: Service, request: gr.Request) -> str:
+    """What a user should know of the engine."""
+    card = service.card
+    text = card.note_zh if speaks_chinese(request) else card.note_en
+    return f'<div class="sv-note">{html.escape(text)}</div>' if text else ""
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]], wide: int) -> str:
+    """Rows as an HTML table; everything is escaped. Column `wide` may wrap and takes the room."""
+    if not rows:
+        return ""
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        opening = (f'<{tag} class="sv-text">' if column == wide else f"<{tag}>" for column in range(len(cells)))
+        return "<tr>" + "".join(f"{o}{html.escape(c)}</{tag}>" for o, c in zip(opening, cells, strict=True)) + "</tr>"
+
+    head, body = line(headers, "th"), "".join(line(row, "td") for row in rows)
+    return f'<div class="sv-table"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
+
+
+def memory_plot(samples: Sequence[MemorySample], chinese: bool) -> str:
+    """Both processes' resident memory over the last steps, as an inline SVG."""
+    lines, legend = [], []
+    top = max((sample.rss for sample in samples), default=1)
+    for process, colour in (("app", "#14b8a6"), ("worker", "#f59e0b")):
+        values = [sample.rss for sample in samples if sample.process == process]
+        if not values:
+            continue
+        step = 300 / max(1, len(values) - 1)
+        points = " ".join(f"{i * step:.1f},{54 - 50 * value / top:.1f}" for i, value in enumerate(values))
+        if len(values) == 1:
+            points += f" 300,{54 - 50 * values[0] / top:.1f}"
+        lines.append(
+            f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2" vector-effect="non-scaling-stroke"/>'
+        )
+        name = {"app": "应用进程", "worker": "模型进程"}[process] if chinese else process
+        legend.append(f'<span style="color:{colour}">■</span> {name} {values[-1] / 1e6:.0f} MB')
+    title = "内存" if chinese else "Memory"
+    if not lines:
+        return f'<div class="sv-plot">{title}: {"尚无数据" if chinese else "nothing measured yet"}</div>'
+    return (
+        f'<div class="sv-plot">{title} &nbsp; {" &nbsp; ".join(legend)}'
+        f'<svg viewBox="0 0 300 56" preserveAspectRatio="none" role="img" aria-label="{title}">{"".join(lines)}</svg></div>'
+    )
+
+
+def add_memory_plot(service: Service) -> None:
+    """The plot, renewed every few seconds while the page is open."""
+    plot = gr.HTML(elem_classes="sv-memory")
+
+    def look(request: gr.Request) -> str:
+        return memory_plot(service.memory.samples(), speaks_chinese(request))
+
+    timer = gr.Timer(PLOT_SECONDS)
+    timer.tick(look, None, plot, queue=False, show_progress="hidden", api_visibility="private")
+
+
+# Gradio asks for consent to nothing: its analytics are off before any of its modules looks at the environment.
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
