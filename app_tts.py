@@ -197,11 +197,11 @@ def _add_endpoint(synthesizer: Synthesizer) -> None:
         emotion_strength: float,
         speaker_id: str,
         speed: float,
-        file_format: str,
+        format: str,
         request: gr.Request,
     ) -> tuple[str, dict[str, Any]]:
         try:
-            checked = synthesizer.check(SpeakOptions(text, language, emotion, emotion_strength, speaker_id, speed, file_format))
+            checked = synthesizer.check(SpeakOptions(text, language, emotion, emotion_strength, speaker_id, speed, format))
             with service.door.enter():
                 spoken = await synthesizer.speak(checked, ui.caller_of(request), request_id_var.get())
         except SteadyvoiceError as error:

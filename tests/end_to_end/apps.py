@@ -1,0 +1,93 @@
+"""The real apps as real processes on free ports, for tests that look from outside."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT / "tests" / "data"
+CLIPS = sorted(DATA.glob("*.wav"))
+START_S = 60  # a loaded machine is slow; the promise of 10 s is measured elsewhere
+
+
+@dataclass
+class RunningApp:
+    """One app's process, its address and everything it wrote."""
+
+    process: subprocess.Popen[str]
+    url: str
+    log: list[str]
+
+    @property
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=120)
+
+    def worker_pid(self) -> int | None:
+        return httpx.get(f"{self.url}/memory", timeout=30).json()["worker"]["pid"]
+
+    def worker(self) -> psutil.Process:
+        pid = self.worker_pid()
+        assert pid is not None, "no worker is running"
+        return psutil.Process(pid)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(script: str, **settings: str) -> Iterator[RunningApp]:
+    """Start `app_sensevoice.py` or `app_tts.py` and wait until it is ready; stop it and its worker afterwards."""
+    port = str(free_port())
+    with tempfile.TemporaryDirectory(prefix="steadyvoice-test-") as temporary:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("STEADYVOICE_")}
+        environment = clean | {
+            "STEADYVOICE_ASR_PORT": port,
+            "STEADYVOICE_TTS_PORT": port,
+            "GRADIO_TEMP_DIR": temporary,
+            "PYTHONUNBUFFERED": "1",
+            **{f"STEADYVOICE_{name}": value for name, value in settings.items()},
+        }
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / script)], cwd=temporary, env=environment, stderr=subprocess.PIPE, text=True
+        )
+        app = RunningApp(process, f"http://127.0.0.1:{port}", [])
+        ready = threading.Event()
+
+        def read() -> None:
+            assert process.stderr is not None
+            for line in process.stderr:
+                app.log.append(line)
+                if "Application startup complete" in line:
+                    ready.set()
+            ready.set()  # it ended: nobody should wait any longer
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        try:
+            assert ready.wait(START_S), "the app did not start in time"
+            assert process.poll() is None, "".join(app.log)
+            assert httpx.get(f"{app.url}/ready", timeout=30).status_code == 200
+            yield app
+        finally:
+            process.terminate()
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            reader.join(10)
