@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steadyvoice.media.rich_text import EMOTION_EMOJI, EVENT_EMOJI, RichSegment, join_text, rich_text, separator
+
+EMOJI = str.maketrans(dict.fromkeys("".join([*EMOTION_EMOJI.values(), *EVENT_EMOJI.values()])))
+
+
+def english(text: str, emotion: str | None = None, *events: str) -> RichSegment:
+    return RichSegment(text, "en", emotion, events)
+
+
+def test_events_stand_before_a_segment_and_its_emotion_after() -> None:
+    assert rich_text([english("hello", "HAPPY", "BGM", "Applause")]) == "🎼👏hello😊"
+
+
+def test_an_emotion_that_goes_on_is_shown_once_at_its_end() -> None:
+    assert rich_text([english("one", "HAPPY"), english("two", "HAPPY"), english("three", "SAD")]) == "one two😊 three😔"
+
+
+def test_an_event_that_goes_on_is_shown_once_at_its_beginning() -> None:
+    assert rich_text([english("one", None, "BGM"), english("two", None, "BGM"), english("three")]) == "🎼one two three"
+
+
+def test_an_emotion_or_event_that_comes_back_is_shown_again() -> None:
+    segments = [english("one", "HAPPY", "BGM"), english("two"), english("three", "HAPPY", "BGM")]
+
+    assert rich_text(segments) == "🎼one😊 two 🎼three😊"
+
+
+@pytest.mark.parametrize("emotion", [None, "NEUTRAL", "EMO_UNKNOWN", ""])
+def test_an_emotion_without_a_face_leaves_the_text_alone(emotion: str | None) -> None:
+    assert rich_text([english("hello", emotion, "Speech", "Unknown")]) == "hello"
+
+
+def test_a_text_that_ends_in_the_same_face_keeps_its_own() -> None:
+    assert rich_text([english("he wrote 😊", "HAPPY"), english("and left", "HAPPY")]) == "he wrote 😊 and left😊"
+
+
+def test_no_segments_are_no_text() -> None:
+    assert rich_text([]) == ""
+    assert rich_text([english("")]) == ""
+
+
+@pytest.mark.parametrize(("language", "joined"), [("zh", "ab"), ("yue", "ab"), ("ja", "ab"), ("en", "a b"), ("ko", "a b")])
+def test_a_space_stands_between_segments_where_the_language_writes_one(language: str, joined: str) -> None:
+    assert join_text([("a", language), ("b", language)]) == joined
+
+
+def test_segments_without_text_leave_no_space_behind() -> None:
+    assert join_text([("", "en"), ("one", "en"), ("", "en"), ("two", "en"), ("", "en")]) == "one two"
+
+
+def test_nothing_stands_before_the_first_segment() -> None:
+    assert separator("", "en") == ""
+    assert separator("one", "en") == " "
+    assert separator("一", "zh") == ""
+
+
+segments = st.builds(
+    RichSegment,
+    st.text("abc 你好", max_size=5),
+    st.sampled_from(["zh", "en", "ja", "ko", "yue"]),
+    st.sampled_from([None, "NEUTRAL", *EMOTION_EMOJI]),
+    st.lists(st.sampled_from(["Speech", *EVENT_EMOJI]), max_size=3).map(tuple),
+)
+
+
+@given(st.lists(segments, max_size=12))
+def test_without_its_emoji_the_view_is_every_letter_of_the_text_in_order(some: list[RichSegment]) -> None:
+    plain = "".join(segment.text for segment in some)
+
+    assert rich_text(some).translate(EMOJI).replace(" ", "") == plain.replace(" ", "")
+
+
+@given(st.lists(segments, max_size=12))
+def test_as_many_faces_are_shown_as_there_are_runs_of_an_emotion(some: list[RichSegment]) -> None:
+    faces = [EMOTION_EMOJI.get(segment.emotion or "", "") for segment in some]
+    runs = [face for before, face in zip(["", *faces], faces, strict=False) if face and face != before]
+
+    assert [c for c in rich_text(some) if c in EMOTION_EMOJI.values()] == runs
