@@ -47,7 +47,10 @@ TEXTS: ui.Texts = {
     "stop": ("Stop", "停止"),
     "text": ("Text", "文本"),
     "ready": ("Upload or record audio, then press Transcribe.", "请上传或录制音频，然后点击“开始识别”。"),
-    "uploading": ("Processing…", "处理中…"),
+    "working": (
+        "Processing… If others are before you, your place is shown above.",
+        "处理中…若前面有人，上方会显示排队位次。",
+    ),
     "decoding": ("Processing: reading the audio…", "处理中：读取音频…"),
     "segmenting": ("Processing: finding speech…", "处理中：检测语音…"),
     "waiting": ("Waiting: place {place} in the queue", "排队中：第 {place} 位"),
@@ -112,15 +115,20 @@ def build_page(transcriber: Transcriber) -> gr.Blocks:
 
         page.load(greet, None, [note, status], queue=False, show_progress="hidden", api_visibility="private")
 
-        async def run(
-            path: str | None, language: str, use_itn: bool, merge_length_s: float, request: gr.Request
-        ) -> AsyncIterator[dict[Any, Any]]:
-            yield {
-                status: ui.say(TEXTS, request, "uploading"),
+        outputs = [status, text, segments, *downloads.values()]
+
+        def begin(request: gr.Request) -> dict[Any, Any]:
+            """At once, even where the queue is long: what was there is no longer the answer."""
+            return {
+                status: ui.say(TEXTS, request, "working"),
                 text: "",
                 segments: "",
                 **{button: gr.DownloadButton(interactive=False) for button in downloads.values()},
             }
+
+        async def run(
+            path: str | None, language: str, use_itn: bool, merge_length_s: float, request: gr.Request
+        ) -> AsyncIterator[dict[Any, Any]]:
             parts: list[TranscriptSegment] = []
             try:
                 options = transcriber.check(TranscribeOptions(language, use_itn, merge_length_s))
@@ -149,8 +157,8 @@ def build_page(transcriber: Transcriber) -> gr.Blocks:
             except SteadyvoiceError as error:
                 yield {status: ui.explain(error, request)}
 
-        outputs = [status, text, segments, *downloads.values()]
-        running = start.click(
+        started = start.click(begin, None, outputs, queue=False, show_progress="hidden", api_visibility="private")
+        running = started.then(
             run,
             [audio, language, itn, merge],
             outputs,

@@ -44,8 +44,10 @@ TEXTS: ui.Texts = {
     "result": ("Whole audio", "完整音频"),
     "download": ("Download", "下载"),
     "ready": ("Type a text, then press Speak.", "请输入文字，然后点击“开始合成”。"),
-    "working": ("Processing…", "处理中…"),
-    "waiting": ("Waiting: place {place} in the queue", "排队中：第 {place} 位"),
+    "working": (
+        "Processing… If others are before you, your place is shown above.",
+        "处理中…若前面有人，上方会显示排队位次。",
+    ),
     "speaking": ("Speaking: {done} of {total} sentences", "合成中：{done} / {total} 句"),
     "done": (
         "✓ {seconds:.1f} s of audio, sentences: {sentences}, tokens: {tokens}. Engine {engine}; "
@@ -117,6 +119,17 @@ def build_page(synthesizer: Synthesizer, shelf: LiveAudioShelf) -> gr.Blocks:
 
         page.load(greet, None, [note, status], queue=False, show_progress="hidden", api_visibility="private")
 
+        outputs = [status, player, result, download]
+
+        def begin(request: gr.Request) -> dict[Any, Any]:
+            """At once, even where the queue is long: what was there is no longer the answer."""
+            return {
+                status: ui.say(TEXTS, request, "working"),
+                player: "",
+                result: None,
+                download: gr.DownloadButton(interactive=False),
+            }
+
         async def run(
             text: str,
             language: str,
@@ -127,12 +140,6 @@ def build_page(synthesizer: Synthesizer, shelf: LiveAudioShelf) -> gr.Blocks:
             file_format: str,
             request: gr.Request,
         ) -> AsyncIterator[dict[Any, Any]]:
-            yield {
-                status: ui.say(TEXTS, request, "working"),
-                player: "",
-                result: None,
-                download: gr.DownloadButton(interactive=False),
-            }
             options = SpeakOptions(text or "", language, emotion, strength, speaker, speed, file_format)
             spoken_pieces: list[SpokenPiece] = []
             live = shelf.new()
@@ -161,10 +168,11 @@ def build_page(synthesizer: Synthesizer, shelf: LiveAudioShelf) -> gr.Blocks:
             finally:
                 await live.finish()
 
-        running = start.click(
+        started = start.click(begin, None, outputs, queue=False, show_progress="hidden", api_visibility="private")
+        running = started.then(
             run,
             [text, language, emotion, strength, speaker, speed, file_format],
-            [status, player, result, download],
+            outputs,
             show_progress="minimal",
             show_progress_on=status,
             api_visibility="private",

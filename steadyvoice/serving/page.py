@@ -33,6 +33,13 @@ CSS = """
 .sv-head h1 { margin: 4px 0; }
 .sv-note { opacity: .85; font-size: .9rem; border-left: 3px solid #14b8a6; padding: 2px 10px; }
 .sv-status { min-height: 1.6em; font-weight: 600; }
+/* Gradio's own line with the place in the queue, which it would hide in so small a block. */
+#sv-status .wrap { position: static !important; height: auto; max-height: none; overflow: visible;
+  display: block; padding: 4px 12px 0; }
+#sv-status .wrap.hide { display: none; }
+#sv-status .progress-text { justify-content: flex-start; position: static;
+  transform: none; padding: 0; line-height: 1.6; text-align: left; }
+#sv-status .pending { opacity: 1 !important; }
 .sv-table { overflow-x: auto; }
 .sv-table table { width: 100%; border-collapse: collapse; border: 0 !important; font-size: .9rem; }
 .sv-table th, .sv-table td { text-align: left; vertical-align: top; white-space: nowrap; padding: 4px 8px !important;

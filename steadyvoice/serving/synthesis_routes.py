@@ -81,8 +81,9 @@ def add_synthesis_routes(app: FastAPI, synthesizer: Synthesizer) -> None:
 
     @app.post("/v1/audio/speech")
     async def speech(request: Request, body: SpeechBody) -> Response:
-        """Text to speech as OpenAI has it: always streamed."""
-        return await answer(request, synthesizer.check(body.options()), stream=True)
+        """Text to speech as OpenAI has it: streamed, unless there is only one sentence and so nothing to wait for."""
+        speak = synthesizer.check(body.options())
+        return await answer(request, speak, stream=len(speak.pieces) > 1)
 
     @app.get("/v1/voices")
     async def voices() -> dict[str, Any]:
@@ -110,7 +111,6 @@ def add_synthesis_routes(app: FastAPI, synthesizer: Synthesizer) -> None:
 
     async def answer(request: Request, speak: SpeakRequest, stream: bool) -> Response:
         caller, request_id = caller_of(request), request_id_var.get()
-        engine = {"X-Engine": f"{service.card.name}/{service.revision}"}
         async with AsyncExitStack() as hold:
             hold.enter_context(service.door.enter())
             if not stream:
@@ -126,12 +126,9 @@ def add_synthesis_routes(app: FastAPI, synthesizer: Synthesizer) -> None:
             audio = await hold.enter_async_context(aclosing(synthesizer.stream(speak, caller, request_id)))
             # The first sentence decides between an error status and a stream.
             first = await unless_gone(request, anext(audio))
-            return HoldingResponse(
-                _from(first, audio),
-                hold.pop_all(),
-                media_type=speak.format.media_type,
-                headers=engine | {"Cache-Control": "no-store"},
-            )
+            # How long it will be is not known yet: these headers cannot say what a whole file's say.
+            headers = {"X-Engine": f"{service.card.name}/{service.revision}", "Cache-Control": "no-store"}
+            return HoldingResponse(_from(first, audio), hold.pop_all(), media_type=speak.format.media_type, headers=headers)
 
 
 async def _from(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

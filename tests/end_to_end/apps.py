@@ -8,8 +8,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,20 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def wait_ready(app: RunningApp) -> None:
+    """Until /ready answers 200; fails at once when the process ends."""
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        try:
+            assert httpx.get(f"{app.url}/ready", timeout=30).status_code == 200
+            return
+        except httpx.ConnectError:
+            with suppress(subprocess.TimeoutExpired):
+                app.process.wait(0.05)
+                raise AssertionError("the app ended: " + "".join(app.log)) from None
+    raise AssertionError("the app did not start in time")
+
+
 @contextmanager
 def running(script: str, **settings: str) -> Iterator[RunningApp]:
     """Start `app_sensevoice.py` or `app_tts.py` and wait until it is ready; stop it and its worker afterwards."""
@@ -66,22 +81,15 @@ def running(script: str, **settings: str) -> Iterator[RunningApp]:
             [sys.executable, str(ROOT / script)], cwd=temporary, env=environment, stderr=subprocess.PIPE, text=True
         )
         app = RunningApp(process, f"http://127.0.0.1:{port}", [])
-        ready = threading.Event()
 
         def read() -> None:
             assert process.stderr is not None
-            for line in process.stderr:
-                app.log.append(line)
-                if "Application startup complete" in line:
-                    ready.set()
-            ready.set()  # it ended: nobody should wait any longer
+            app.log.extend(process.stderr)
 
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
         try:
-            assert ready.wait(START_S), "the app did not start in time"
-            assert process.poll() is None, "".join(app.log)
-            assert httpx.get(f"{app.url}/ready", timeout=30).status_code == 200
+            wait_ready(app)
             yield app
         finally:
             process.terminate()

@@ -1,4 +1,7 @@
-"""Both pages in a real browser, used as a newcomer would, in both languages. Screenshots are kept under the test's temporary folder."""
+"""Both pages in a real browser, used as a newcomer would, in both languages.
+
+Screenshots are kept under each test's temporary folder.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,9 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from tests.audio import clip, loudness, read, wav_bytes
 from tests.end_to_end.apps import CLIPS, RunningApp
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 QUIET = [
     *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update"),
     *("--disable-sync", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", "--mute-audio"),
@@ -46,7 +51,9 @@ def opened(browser: Browser, app: RunningApp, locale: str, viewport: dict[str, i
     complaints: list[str] = []
     page.on("console", lambda m: complaints.append(f"console: {m.text}") if m.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(f"exception: {error}"))
-    page.on("request", lambda r: None if r.url.startswith((app.url, "blob:", "data:")) else complaints.append(f"foreign: {r.url}"))
+    page.on(
+        "request", lambda r: None if r.url.startswith((app.url, "blob:", "data:")) else complaints.append(f"foreign: {r.url}")
+    )
     page.goto(app.url)
     expect(page.locator("#sv-status")).not_to_be_empty(timeout=WAIT_MS)
     yield page
@@ -128,7 +135,9 @@ def test_text_appears_while_later_segments_are_still_being_recognised(browser: B
         assert page.locator("#sv-segments tbody tr").count() == 3
 
 
-@pytest.mark.parametrize(("locale", "button", "said"), [("en-US", "Stop", "Stopped"), ("zh-CN", "停止", "已停止")], ids=["en", "zh"])
+@pytest.mark.parametrize(
+    ("locale", "button", "said"), [("en-US", "Stop", "Stopped"), ("zh-CN", "停止", "已停止")], ids=["en", "zh"]
+)
 def test_stop_ends_the_transcription_and_frees_its_place(
     browser: Browser, asr: RunningApp, locale: str, button: str, said: str
 ) -> None:
@@ -152,6 +161,19 @@ def test_stop_ends_the_transcription_and_frees_its_place(
         expect(page.locator("#sv-segments tbody tr").first).to_be_visible(timeout=WAIT_MS)
         page.get_by_role("button", name=button, exact=True).click()
         expect(page.locator("#sv-status")).to_contain_text(said, timeout=WAIT_MS)
+
+
+def test_who_comes_third_sees_a_place_in_the_queue_and_then_the_text(browser: Browser, asr: RunningApp) -> None:
+    speech = np.concatenate([clip(path) for path in CLIPS])
+    with opened(browser, asr, "zh-CN") as first, opened(browser, asr, "en-US") as second, opened(browser, asr, "zh-CN") as third:
+        for number, page in enumerate((first, second, third)):
+            upload(page, wav_bytes(speech * (0.77 + number / 100)))
+            page.locator("#sv-start").click()
+        expect(third.locator("#sv-status")).to_contain_text("queue: 1/1", timeout=WAIT_MS)
+        expect(third.locator("#sv-status")).to_contain_text("处理中", timeout=WAIT_MS)
+        for page in (first, second, third):
+            wait_done(page)
+        assert "how much there might be" in third.locator("#sv-text textarea").input_value()
 
 
 @pytest.mark.parametrize(("locale", "said"), [("en-US", "no audio was given"), ("zh-CN", "出错")], ids=["en", "zh"])

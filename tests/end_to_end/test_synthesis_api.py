@@ -18,7 +18,10 @@ SENTENCES = {
     "ja": "こんにちは、きょうはいいてんきですね。",
     "ko": "안녕하세요, 오늘 날씨가 좋네요.",
 }
-TEN_SENTENCES = " ".join(f"This is sentence number {number}." for number in "one two three four five six seven eight nine ten".split())
+TEN_SENTENCES = " ".join(
+    f"This is sentence number {number}."
+    for number in "one,two,three,four,five,six,seven,eight,nine,ten".split(",")  # noqa: SIM905
+)
 
 
 def speak(app: RunningApp, **body: object):
@@ -117,6 +120,14 @@ def test_the_openai_sdk_streams(tts: RunningApp) -> None:
         pieces = list(stream.iter_bytes())
     assert len(pieces) > 1
     assert sum(map(len, pieces)) / 48_000 > 8
+
+
+def test_a_single_sentence_tells_its_usage_in_openais_route_too(tts: RunningApp) -> None:
+    with tts.client as client:
+        answer = client.post("/v1/audio/speech", json={"model": "tts-1", "voice": "echo", "input": "Hello there."})
+    samples, rate = read(answer.content)
+    assert answer.headers["content-type"] == "audio/mpeg"
+    assert float(answer.headers["x-audio-seconds"]) == pytest.approx(len(samples) / rate, abs=0.1)
 
 
 def test_voices_list_at_least_eight_speakers_and_each_sounds_different(tts: RunningApp) -> None:

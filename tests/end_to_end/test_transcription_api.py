@@ -1,4 +1,4 @@
-"""POST /v1/audio/transcriptions seen from outside: plain HTTP and OpenAI's own SDK, against the real app and the real recogniser."""
+"""POST /v1/audio/transcriptions from outside: plain HTTP and OpenAI's own SDK, the real app and the real recogniser."""
 
 from __future__ import annotations
 
@@ -248,9 +248,10 @@ def test_no_word_of_a_caller_reaches_the_log(asr: RunningApp) -> None:
 
 
 def test_a_streamed_answer_is_valid_server_sent_events(asr: RunningApp) -> None:
-    with asr.client as client, client.stream(
-        "POST", ROUTE, files={"file": ("a.wav", CLIPS[2].read_bytes())}, data={"stream": "true"}
-    ) as answer:
+    with (
+        asr.client as client,
+        client.stream("POST", ROUTE, files={"file": ("a.wav", CLIPS[2].read_bytes())}, data={"stream": "true"}) as answer,
+    ):
         assert answer.headers["content-type"].startswith("text/event-stream")
         blocks = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
     assert [json.loads(block)["type"] for block in blocks][-1] == "transcript.text.done"
