@@ -155,6 +155,17 @@ def test_an_m4a_that_breaks_off_before_its_index_is_refused(clip: Samples) -> No
         decode(io.BytesIO(whole[: len(whole) // 2]), MINUTE)
 
 
+def test_a_damaged_stretch_costs_no_more_than_itself(clip: Samples) -> None:
+    damaged = bytearray(encoded(clip, "m4a", 48_000, 1))
+    middle = len(damaged) // 2
+    damaged[middle : middle + 600] = bytes(600)
+
+    decoded = decode(io.BytesIO(bytes(damaged)), MINUTE)
+
+    assert len(decoded) > 0.9 * len(clip)
+    assert likeness(decoded[-SAMPLE_RATE:], clip[-SAMPLE_RATE:]) > 0.8
+
+
 @pytest.mark.parametrize("kind", ["wav", "flac", "ogg", "opus", "mp3", "m4a", "webm"])
 def test_the_first_thirty_bytes_of_a_file_are_not_audio(clip: Samples, kind: str) -> None:
     with pytest.raises(UnsupportedMedia):
@@ -180,6 +191,15 @@ def test_what_is_not_audio_is_refused_and_the_known_formats_are_named(content: b
     with pytest.raises(UnsupportedMedia, match="known formats: wav, flac") as refused:
         decode(io.BytesIO(content), MINUTE)
     assert refused.value.status == 415
+
+
+def test_a_container_that_nobody_uploads_is_refused_though_ffmpeg_could_read_it(clip: Samples) -> None:
+    nut = encoded(clip, "nut", 48_000, 1)
+    with av.open(io.BytesIO(nut)) as container:
+        assert sum(frame.samples for frame in container.decode(audio=0)) == 3 * len(clip)
+
+    with pytest.raises(UnsupportedMedia):
+        decode(io.BytesIO(nut), MINUTE)
 
 
 # --- what wants to be more than it says -----------------------------------------------------------------------------------------
@@ -314,11 +334,17 @@ PLAYLISTS = {
 }
 
 
+def target_of(bait: Bait, how: str) -> str:
+    return {"path": str(bait.path), "relative path": bait.path.name, "file url": bait.path.as_uri(), "http url": bait.url}[how]
+
+
 @pytest.mark.parametrize("kind", PLAYLISTS)
-@pytest.mark.parametrize("target", ["path", "file url", "http url"])
-def test_a_playlist_is_refused_and_what_it_points_to_is_never_touched(bait: Bait, kind: str, target: str) -> None:
-    targets = {"path": str(bait.path), "file url": bait.path.as_uri(), "http url": bait.url}
-    playlist = PLAYLISTS[kind].format(target=targets[target])
+@pytest.mark.parametrize("how", ["path", "relative path", "file url", "http url"])
+def test_a_playlist_is_refused_and_what_it_points_to_is_never_touched(
+    bait: Bait, kind: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bait.path.parent)
+    playlist = PLAYLISTS[kind].format(target=target_of(bait, how))
 
     with pytest.raises(UnsupportedMedia):
         decode(io.BytesIO(playlist.encode()), MINUTE)
@@ -326,16 +352,25 @@ def test_a_playlist_is_refused_and_what_it_points_to_is_never_touched(bait: Bait
     assert not bait.noticed()
 
 
-@pytest.mark.parametrize("target", ["path", "http url"])
-def test_the_bait_would_have_noticed_a_decoder_that_follows_playlists(bait: Bait, target: str) -> None:
-    playlist = PLAYLISTS["concat"].format(target={"path": bait.path, "http url": bait.url}[target])
-    careless = {"safe": "0", "protocol_whitelist": "file,http,tcp"}
+@pytest.mark.parametrize(
+    ("how", "options"),
+    [
+        pytest.param("relative path", {}, id="relative path"),  # as careless as FFmpeg is by itself
+        pytest.param("path", {"safe": "0"}, id="path"),
+        pytest.param("http url", {"safe": "0", "protocol_whitelist": "http,tcp"}, id="http url"),
+    ],
+)
+def test_the_bait_notices_a_decoder_that_follows_playlists(
+    bait: Bait, how: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bait.path.parent)
+    playlist = PLAYLISTS["concat"].format(target=target_of(bait, how))
 
     try:
-        with av.open(io.BytesIO(playlist.encode()), options=careless) as container:
+        with av.open(io.BytesIO(playlist.encode()), options=options) as container:
             next(container.decode(audio=0))
     except av.error.FFmpegError:
-        assert target == "http url"  # the server has nothing to give
+        assert how == "http url"  # the server has nothing to give
 
     assert bait.noticed()
 
@@ -373,6 +408,7 @@ def encoded(clip: Samples, kind: str, rate: int, channels: int) -> bytes:
         "opus": ("ogg", "libopus", {}),
         "webm": ("webm", "libopus", {"live": "1"}),  # as a browser's MediaRecorder writes it: no length, no index
         "m4a": ("ipod", "aac", {}),
+        "nut": ("nut", "pcm_s16le", {}),
         "fragmented-m4a": ("mp4", "aac", {"movflags": "empty_moov+default_base_moof", "frag_duration": "200000"}),
     }
     container, codec, options = by_ffmpeg[kind]

@@ -144,28 +144,44 @@ def test_long_stretches_of_unlikely_frames_are_left_out_but_for_the_padding(audi
             start = None
 
 
-@settings(max_examples=150, deadline=None)
-@given(audios(), limits)
-def test_merging_never_goes_over_the_limit_nor_across_a_long_silence(audio: tuple[Samples, int], longest: int) -> None:
-    spans = find_speech(*audio)
-
-    for joined in merge(spans, longest):
-        inside = [span for span in spans if joined.start <= span.start < joined.end]
-        assert (inside[0].start, inside[-1].end) == (joined.start, joined.end)
-        if len(inside) > 1:
-            assert joined.length <= longest
-            assert max(after.start - before.end for before, after in pairwise(inside)) <= MAX_GAP
+@st.composite
+def spans_in_order(draw: st.DrawFn) -> list[Span]:
+    steps = st.integers(0, 4 * SAMPLE_RATE) | st.sampled_from([MAX_GAP, MAX_GAP + 1])
+    gaps_and_lengths = draw(st.lists(st.tuples(steps, st.integers(1, 20 * SAMPLE_RATE)), max_size=12))
+    edges = np.cumsum([0, *(step for pair in gaps_and_lengths for step in pair)]).tolist()
+    return [Span(start, end) for start, end in zip(edges[1::2], edges[2::2], strict=True)]
 
 
 @settings(max_examples=150, deadline=None)
-@given(audios(), limits)
-def test_neighbours_that_may_be_joined_are(audio: tuple[Samples, int], longest: int) -> None:
-    spans = find_speech(*audio)
+@given(spans_in_order(), limits)
+def test_merging_never_goes_over_the_limit_nor_across_a_long_silence(spans: list[Span], longest: int) -> None:
     merged = merge(spans, longest)
 
-    for left, right in pairwise(merged):
+    groups = [[span for span in spans if joined.start <= span.start < joined.end] for joined in merged]
+    assert [span for group in groups for span in group] == spans
+    for joined, group in zip(merged, groups, strict=True):
+        assert (group[0].start, group[-1].end) == (joined.start, joined.end)
+        if len(group) > 1:
+            assert joined.length <= longest
+            assert max(after.start - before.end for before, after in pairwise(group)) <= MAX_GAP
+
+
+@settings(max_examples=150, deadline=None)
+@given(spans_in_order(), limits)
+def test_neighbours_that_may_be_joined_are(spans: list[Span], longest: int) -> None:
+    for left, right in pairwise(merge(spans, longest)):
         first = next(span for span in spans if span.start == right.start)
         assert first.end - left.start > longest or first.start - left.end > MAX_GAP
+
+
+def test_the_limit_of_merging_is_exact() -> None:
+    spans = [Span(0, 100), Span(150, 400)]
+
+    assert merge(spans, 400) == [Span(0, 400)]
+    assert merge(spans, 399) == spans
+    apart = [Span(0, 100), Span(100 + MAX_GAP, 200 + MAX_GAP)]
+    assert merge(apart, 10**6) == [Span(0, 200 + MAX_GAP)]
+    assert merge([apart[0], Span(101 + MAX_GAP, 200 + MAX_GAP)], 10**6) != [Span(0, 200 + MAX_GAP)]
 
 
 @settings(max_examples=150, deadline=None)
@@ -219,6 +235,15 @@ def test_a_pause_within_a_word_does_not_split_it() -> None:
     probabilities = np.ones(100, np.float32)
     probabilities[50 : 50 + MIN_SILENCE // FRAME] = 0.0
 
+    assert find_speech(probabilities, 100 * FRAME) == [Span(0, 100 * FRAME)]
+
+
+def test_speech_that_becomes_unsure_goes_on_until_it_is_surely_over() -> None:
+    unsure = (SPEECH_ON + SPEECH_OFF) / 2
+    probabilities = np.full(100, unsure, np.float32)
+    assert find_speech(probabilities, 100 * FRAME) == []
+
+    probabilities[:10] = 1.0
     assert find_speech(probabilities, 100 * FRAME) == [Span(0, 100 * FRAME)]
 
 

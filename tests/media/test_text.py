@@ -171,6 +171,7 @@ def test_abbreviations_and_decimals_do_not_end_a_sentence(text: str) -> None:
     [
         ("One. Two! Three? Four", ["One. ", "Two! ", "Three? ", "Four"]),
         ('He said "Stop." Then he left.', ['He said "Stop." ', "Then he left."]),
+        ("One. 2", ["One. ", "2"]),
         ("Really?! Yes... No.", ["Really?! ", "Yes... ", "No."]),
         ("今天天气很好。我们去公园吧！好不好？", ["今天天气很好。", "我们去公园吧！", "好不好？"]),
         ("“你好。”他说。", ["“你好。”", "他说。"]),
@@ -194,9 +195,13 @@ def test_a_word_of_twenty_thousand_letters_is_cut_where_it_must(letter: str) -> 
 
 
 def test_a_long_sentence_is_cut_at_its_commas() -> None:
-    clause = "这是一个不长也不短的句子里的一个小分句，"
+    clause = "这是一个长句子里的小分句，"
+    assert MAX_PIECE % len(clause)
 
-    assert all(part.endswith("，") for part in pieces(clause * 40))
+    parts = pieces(clause * 40)
+
+    assert len(parts) > 4
+    assert all(part.endswith("，") for part in parts)
 
 
 def test_a_long_sentence_without_commas_is_cut_between_words() -> None:

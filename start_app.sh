@@ -1,0 +1,198 @@
+#!/usr/bin/env bash
+# Makes the environment, looks the machine over, runs the apps and starts a crashed one again.
+#
+# No `set -e`: what may fail is checked where it stands. No `set -m` either: it takes hold of the terminal and stops a
+# script that was started with `&`. Each child gets a session of its own (setsid) instead, so that Ctrl-C reaches this
+# script alone, which then stops the apps in order, and so that whatever an app leaves behind can be ended as one group.
+set -u
+cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" || exit 1
+
+readonly PAUSE_MAX_S=30    # between two starts of an app that keeps crashing
+readonly STEADY_S=60       # an app that ran so long starts over with a short pause
+readonly KILL_AFTER_S=10   # on top of the time that an app takes to drain
+readonly VENV=.venv
+readonly STAMP=$VENV/installed  # what was installed there, written last
+readonly PYTHON=$VENV/bin/python
+
+usage() {
+    cat <<'TEXT'
+Usage: bash start_app.sh [asr|tts|both] [--check] [--help]
+
+  asr       speech to text only (http://127.0.0.1:6006)
+  tts       text to speech only (http://127.0.0.1:7860)
+  both      the two of them; this is the default
+  --check   install if needed, show what will run and what stops it, start nothing
+  --help    this text
+
+The first run makes .venv and installs requirements.txt; later runs do so only when that file has changed.
+An app that crashes is started again after 1, 2, 4 ... 30 s. Ctrl-C, SIGTERM and SIGHUP let running requests
+finish (STEADYVOICE_DRAIN_S, 30 s) and leave no process behind.
+
+  STEADYVOICE_PYTHON   the Python, 3.11 or newer, to make .venv with; else the first that is found
+  All other settings, STEADYVOICE_ASR_PORT among them, are in README.md.
+
+Exit code: 0 the apps were asked to stop, or --check found nothing; 1 no usable Python, or the installation
+failed; 2 a problem that --check would show, or a wrong argument; 143 stopped before the apps were started.
+TEXT
+}
+
+say() { printf 'start_app: %s\n' "$*" >&2; }
+
+# Runs a step in the background and waits for it: bash answers a signal only between foreground commands.
+attend() {
+    setsid "$@" &
+    wait "$!"
+}
+
+# shellcheck disable=SC2317  # a trap calls it
+end_early() {
+    local job
+    for job in $(jobs -rp); do kill -TERM -- "-$job" 2>/dev/null || kill -TERM "$job" 2>/dev/null; done
+    exit 143
+}
+
+find_python() {
+    # An environment that works keeps its Python, even if a newer one has been installed since.
+    local candidate candidates=("$PYTHON" python3.13 python3.12 python3.11 python3 python)
+    [ -z "${STEADYVOICE_PYTHON:-}" ] || candidates=("$STEADYVOICE_PYTHON")
+    for candidate in "${candidates[@]}"; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$candidate"
+            return 0
+        fi
+    done
+    say "no Python 3.11 or newer among: ${candidates[*]}. Install one (Debian, Ubuntu: apt-get install python3 python3-venv)," \
+        "or name one in STEADYVOICE_PYTHON."
+    return 1
+}
+
+# What an installation depends on: the text of requirements.txt and the Python, by its second number.
+fingerprint() {
+    "$1" -c 'import hashlib, pathlib, sys
+print(hashlib.sha256(pathlib.Path("requirements.txt").read_bytes()).hexdigest(), "%d.%d" % sys.version_info[:2])' 2>/dev/null
+}
+
+install() {
+    local base wanted present
+    base=$(find_python) || return 1
+    wanted=$(fingerprint "$base")
+    present=$(fingerprint "$PYTHON")  # empty if there is no environment, or the Python beneath it has gone
+    [ "$wanted" != "$present" ] || [ "$wanted" != "$(cat "$STAMP" 2>/dev/null)" ] || return 0
+
+    rm -f "$STAMP"  # from here until its end the installation is incomplete, and the next run repeats it
+    if [ "$wanted" != "$present" ]; then
+        say "making $VENV with $base"
+        if ! "$base" -c 'import venv, ensurepip' 2>/dev/null; then
+            say "$base cannot make an environment: its venv module is missing. Debian, Ubuntu: apt-get install" \
+                "python${wanted##* }-venv"
+            return 1
+        fi
+        attend "$base" -m venv --clear "$VENV" || { say "making $VENV failed; the reason is above"; return 1; }
+    fi
+    # A run that was cut short may have left an environment without pip.
+    "$PYTHON" -m pip --version >/dev/null 2>&1 || attend "$PYTHON" -m ensurepip --upgrade ||
+        { say "$VENV has no pip and cannot get one: remove the folder and start again"; return 1; }
+    say "installing requirements.txt into $VENV; the first time this takes minutes"
+    if ! attend "$PYTHON" -m pip install --disable-pip-version-check --requirement requirements.txt; then
+        say "installing requirements.txt failed; pip says why above. Check the network and the free disk, then start again."
+        return 1
+    fi
+    echo "$wanted" >"$STAMP"
+}
+
+start() {
+    setsid "$PYTHON" "${scripts[$1]}" &
+    pids[$1]=$!
+    started[$1]=$SECONDS
+}
+
+# One app: starts it when its pause is over; if it has ended, decides what that means.
+look_after() {
+    local i=$1 status lasted
+    if [ -z "${pids[i]}" ]; then
+        ((SECONDS < retry_at[i])) || start "$i"
+        return
+    fi
+    kill -0 "${pids[i]}" 2>/dev/null && return
+    wait "${pids[i]}" 2>/dev/null
+    status=$?
+    kill -KILL -- "-${pids[i]}" 2>/dev/null  # what a crash left behind would keep the port or the memory
+    pids[i]=
+    lasted=$((SECONDS - started[i]))
+    if [ "$status" -eq 0 ]; then
+        say "${scripts[i]} was asked to stop"
+        unset "scripts[i]"
+    elif [ "$status" -eq 2 ]; then
+        say "${scripts[i]} cannot run with this configuration; it says why above"
+        result=2
+        stopping=1
+    else
+        ((lasted < STEADY_S)) || pauses[i]=1
+        say "${scripts[i]} ended with status $status after $lasted s; starting it again in ${pauses[i]} s"
+        retry_at[i]=$((SECONDS + pauses[i]))
+        pauses[i]=$((pauses[i] * 2 < PAUSE_MAX_S ? pauses[i] * 2 : PAUSE_MAX_S))
+    fi
+}
+
+any_alive() {
+    local pid
+    for pid in "${pids[@]}"; do [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null && return 0; done
+    return 1
+}
+
+# Asks the apps to finish, waits as long as that may take, then ends what is left. `jobs` alone does not tell: bash can
+# take a child that died together with a trapped signal for running.
+stop_all() {
+    local pid limit=$((drain_s + KILL_AFTER_S)) deadline
+    deadline=$((SECONDS + limit))
+    for pid in $(jobs -rp); do kill -TERM "$pid" 2>/dev/null; done
+    while any_alive && ((SECONDS < deadline)); do sleep 0.1; done
+    ! any_alive || say "not everything ended within $limit s; ending it now"
+    for pid in "${pids[@]}"; do [ -n "$pid" ] && kill -KILL -- "-$pid" 2>/dev/null; done
+    for pid in $(jobs -rp); do kill -KILL "$pid" 2>/dev/null; done
+    wait 2>/dev/null
+}
+
+wanted="" check=""
+for argument in "$@"; do
+    case $argument in
+        asr | tts | both) [ -z "$wanted" ] || { say "name one of asr, tts, both"; usage >&2; exit 2; }; wanted=$argument ;;
+        --check) check=1 ;;
+        -h | --help) usage; exit 0 ;;
+        *) say "unknown argument: $argument"; usage >&2; exit 2 ;;
+    esac
+done
+wanted=${wanted:-both}
+
+trap '' PIPE  # Ctrl-C also ends the `tee` behind us; writing to it must not end us before the apps
+trap end_early INT TERM HUP
+exec 9<requirements.txt || exit 1  # as a lock: a second terminal must not install into the same folder at the same time
+flock -n 9 || { say "another start_app.sh is installing; waiting for it"; attend flock 9; }
+install || exit 1
+exec 9<&-
+
+export -n STEADYVOICE_PYTHON  # ours alone: the apps refuse settings that they do not know
+export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}
+export GRADIO_ANALYTICS_ENABLED=False
+attend "$PYTHON" -m steadyvoice.serving.preflight "$wanted" || exit
+[ -z "$check" ] || exit 0
+
+# Asked of the settings, since .env counts as well.
+drain_s=$("$PYTHON" -c 'from steadyvoice.settings import load_settings; print(round(load_settings().drain_s))' 2>/dev/null)
+drain_s=${drain_s:-30}
+scripts=() pids=() started=() retry_at=() pauses=() stopping="" result=0
+[ "$wanted" = tts ] || scripts+=(app_sensevoice.py)
+[ "$wanted" = asr ] || scripts+=(app_tts.py)
+trap 'stopping=1' INT TERM HUP
+for i in "${!scripts[@]}"; do
+    pids[i]="" retry_at[i]=0 pauses[i]=1
+done
+setsid "$PYTHON" -m steadyvoice.serving.preflight --announce "$wanted" &
+while :; do
+    for i in "${!scripts[@]}"; do [ -n "$stopping" ] || look_after "$i"; done
+    if [ -n "$stopping" ] || [ "${#scripts[@]}" -eq 0 ]; then break; fi
+    sleep 1 &
+    wait "$!"
+done
+stop_all
+exit "$result"
