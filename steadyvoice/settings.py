@@ -27,6 +27,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # Names that scripts may already set for engines that have not landed; they are announced, not refused.
 RESERVED = frozenset({"SENSEVOICE_DIR", "PRECISION", "TRIM", "IDLE_UNLOAD_S", "INDEXTTS_PYTHON"})
 
+# For start_app.sh alone; may stand in the same .env.
+FOR_THE_LAUNCHER = frozenset({"PYTHON"})
+
 Port = Annotated[int, Field(ge=1, le=65_535)]
 # A relative path means the same folder from wherever the app is started.
 RootedPath = Annotated[Path, AfterValidator(lambda path: path if path.is_absolute() else ROOT / path)]
@@ -62,7 +65,7 @@ class Settings(BaseSettings):
     max_text_chars: int = Field(5_000, ge=1, le=1_000_000, description="longest text to speak")
     max_backlog_s: float = Field(8 * 3_600.0, gt=0, description="audio seconds that may wait in total before 429")
     request_timeout_s: float = Field(3_600.0, gt=0, description="a request that takes longer gets 504")
-    drain_s: float = Field(30.0, ge=0, description="after SIGTERM, how long running requests may take to finish")
+    drain_s: float = Field(30.0, ge=0, le=3_600, description="after SIGTERM, how long running requests may take to finish")
     result_cache_mb: float = Field(64.0, ge=0, description="memory for finished transcripts; 0 keeps none")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line in the log")
 
@@ -86,7 +89,11 @@ def load_settings(env_file: Path | None = ROOT / ".env") -> Settings:
     Raises:
         SettingsError: a value is not allowed, or a `STEADYVOICE_` name is unknown.
     """
-    problems = _unknown_names({**(dotenv_values(env_file) if env_file and env_file.is_file() else {}), **os.environ})
+    try:
+        in_file = dotenv_values(env_file) if env_file and env_file.is_file() else {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{env_file} cannot be read: {error}") from error
+    problems = _unknown_names({**in_file, **os.environ})
     try:
         settings = Settings(_env_file=env_file)  # type: ignore[call-arg]
     except ValidationError as error:
@@ -101,7 +108,7 @@ def _unknown_names(environment: Mapping[str, str | None]) -> list[str]:
     problems = []
     for name, value in sorted(environment.items()):
         short = name.upper().removeprefix(PREFIX)
-        if not name.upper().startswith(PREFIX) or short in known or not value:
+        if not name.upper().startswith(PREFIX) or short in known | FOR_THE_LAUNCHER or not value:
             continue
         if short in RESERVED:
             log.warning("%s is set, but no engine in this version uses it", name)

@@ -47,8 +47,12 @@ def gpus() -> list[Gpu]:
         return []
     found = []
     try:
-        driver = pynvml.nvmlSystemGetDriverVersion()
-        for index in range(pynvml.nvmlDeviceGetCount()):
+        driver, count = pynvml.nvmlSystemGetDriverVersion(), pynvml.nvmlDeviceGetCount()
+    except pynvml.NVMLError as error:
+        log.warning("the NVIDIA driver does not answer: %s", error)
+        driver, count = "", 0
+    try:
+        for index in range(count):
             try:
                 handle = pynvml.nvmlDeviceGetHandleByIndex(index)
                 memory = pynvml.nvmlDeviceGetMemoryInfo(handle)

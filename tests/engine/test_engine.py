@@ -471,7 +471,7 @@ def test_a_worker_that_died_while_idle_is_replaced_when_work_comes(make_engine: 
 
 
 def test_a_worker_that_hangs_in_a_batch_is_killed_and_replaced(make_engine: MakeEngine, diary: Diary) -> None:
-    engine = make_engine(heartbeat_timeout_s=4.0)
+    engine = make_engine(heartbeat_timeout_s=5.0)
     hung = psutil.Process(submit(engine, "a").tickets[0].result(WAIT_S).payload.fields["pid"])
 
     job = submit(engine, "b", do="hang", once=True)
