@@ -1,13 +1,14 @@
 """What the service adds to the bare engine: the same sentences through the engine in this process, and through POST /synthesize.
 
-Both sides in one run, taking turns, so that a noisy machine is noisy for both. The bare side calls the synthesiser itself: no worker
-process, no queue, no HTTP. Prints a table and one JSON line. `make bench-overhead`.
+Both sides in one run, taking turns, so that a noisy machine is noisy for both. The bare side calls the synthesiser
+itself: no worker process, no queue, no HTTP. Prints a table and one JSON line. `make bench-overhead`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -103,13 +104,14 @@ def main() -> None:
     for row in rows:
         print(f"{row['what']:28}{row['p50_ms']:>9}{row['p95_ms']:>9}{row['added_p50_ms']:>11}{row['added_p95_ms']:>11}")
     print(f"{options.callers} callers: {rate:.0f} requests/s on /synthesize ({SENTENCE!r}, client on the same cores)")
+    cores = len(os.sched_getaffinity(0))
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     print(
         json.dumps(
             {
                 "bench": "overhead",
                 "commit": commit,
-                "machine": f"{platform.machine()}, {len(__import__('os').sched_getaffinity(0))} cores, Python {platform.python_version()}",
+                "machine": f"{platform.machine()}, {cores} cores, Python {platform.python_version()}",
                 "rows": [*rows, {"what": "throughput", "callers": options.callers, "requests_per_s": round(rate, 1)}],
                 "ratios": {"added_p50_target": round(TARGET_MS / float(str(rows[-1]["added_p50_ms"])), 2)},
             }
