@@ -21,7 +21,7 @@ from steadyvoice.errors import SteadyvoiceError
 from steadyvoice.media.rich_text import join_text
 from steadyvoice.serving import page as ui
 from steadyvoice.serving.engines import NoEngine
-from steadyvoice.serving.http import EXIT_BAD_START, add_unknown_route, create_app, request_id_var, serve, set_up_logging
+from steadyvoice.serving.http import EXIT_BAD_START, add_unknown_route, create_app, new_request_id, serve, set_up_logging
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.transcription import (
     Progress,
@@ -130,10 +130,11 @@ def build_page(transcriber: Transcriber) -> gr.Blocks:
             path: str | None, language: str, use_itn: bool, merge_length_s: float, request: gr.Request
         ) -> AsyncIterator[dict[Any, Any]]:
             parts: list[TranscriptSegment] = []
+            new_request_id()
             try:
                 options = transcriber.check(TranscribeOptions(language, use_itn, merge_length_s))
                 with service.door.enter(), ui.upload_path(path).open("rb") as file:
-                    events = transcriber.transcribe(file, options, ui.caller_of(request), request_id_var.get())
+                    events = transcriber.transcribe(file, options, ui.caller_of(request))
                     async with aclosing(events) as stream:
                         async for event in stream:
                             match event:
@@ -190,10 +191,11 @@ def _add_endpoint(transcriber: Transcriber) -> None:
     async def transcribe(
         audio: str, language: str, use_itn: bool, merge_length_s: float, request: gr.Request
     ) -> tuple[str, dict[str, Any]]:
+        new_request_id()
         try:
             options = transcriber.check(TranscribeOptions(language, use_itn, merge_length_s))
             with service.door.enter(), ui.upload_path(audio).open("rb") as file:
-                events = transcriber.transcribe(file, options, ui.caller_of(request), request_id_var.get())
+                events = transcriber.transcribe(file, options, ui.caller_of(request))
                 transcript = await finished(events)
         except SteadyvoiceError as error:
             raise gr.Error(error.message, print_exception=False) from None

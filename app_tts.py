@@ -20,7 +20,7 @@ from steadyvoice.errors import SteadyvoiceError
 from steadyvoice.media.encode import AUDIO_FORMATS
 from steadyvoice.serving import page as ui
 from steadyvoice.serving.engines import NoEngine
-from steadyvoice.serving.http import EXIT_BAD_START, add_unknown_route, create_app, request_id_var, serve, set_up_logging
+from steadyvoice.serving.http import EXIT_BAD_START, add_unknown_route, create_app, new_request_id, serve, set_up_logging
 from steadyvoice.serving.live_audio import LiveAudioShelf
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.synthesis import MAX_SPEED, MIN_SPEED, SpeakOptions, Spoken, SpokenPiece, Synthesizer
@@ -143,10 +143,11 @@ def build_page(synthesizer: Synthesizer, shelf: LiveAudioShelf) -> gr.Blocks:
             options = SpeakOptions(text or "", language, emotion, strength, speaker, speed, file_format)
             spoken_pieces: list[SpokenPiece] = []
             live = shelf.new()
+            new_request_id()
             try:
                 checked = synthesizer.check(options)
                 with service.door.enter():
-                    events = synthesizer.pieces(checked, ui.caller_of(request), request_id_var.get())
+                    events = synthesizer.pieces(checked, ui.caller_of(request))
                     async with aclosing(events) as stream:
                         async for piece in stream:
                             spoken_pieces.append(piece)
@@ -155,7 +156,7 @@ def build_page(synthesizer: Synthesizer, shelf: LiveAudioShelf) -> gr.Blocks:
                             # Set once: a player that is drawn again starts again.
                             yield {status: said} | ({player: live_player(live.token)} if piece.index == 0 else {})
                     await live.finish()
-                    spoken = await synthesizer.join(spoken_pieces, checked.format, request_id_var.get())
+                    spoken = await synthesizer.join(spoken_pieces, checked.format)
                     file = write_file(spoken)
                     yield {
                         status: summary(spoken, len(spoken_pieces), service, request),
@@ -208,10 +209,11 @@ def _add_endpoint(synthesizer: Synthesizer) -> None:
         format: str,
         request: gr.Request,
     ) -> tuple[str, dict[str, Any]]:
+        new_request_id()
         try:
             checked = synthesizer.check(SpeakOptions(text, language, emotion, emotion_strength, speaker_id, speed, format))
             with service.door.enter():
-                spoken = await synthesizer.speak(checked, ui.caller_of(request), request_id_var.get())
+                spoken = await synthesizer.speak(checked, ui.caller_of(request))
         except SteadyvoiceError as error:
             raise gr.Error(error.message, print_exception=False) from None
         details = {

@@ -73,22 +73,21 @@ class MemoryLog:
         self._lock = threading.Lock()
         self._observe = observe
 
-    def record(self, sample: MemorySample, request_id: str = "-") -> None:
+    def record(self, sample: MemorySample) -> None:
         with self._lock:
             self._ring.append(sample)
         self._observe(sample)
         log.info(
-            "memory step=%s process=%s rss=%.0fMB allocated=%s reserved=%s peak=%s free=%s request=%s",
+            "memory step=%s process=%s rss=%.0fMB allocated=%s reserved=%s peak=%s free=%s",
             sample.step,
             sample.process,
             sample.rss / 1e6,
             *(_megabytes(value) for value in (sample.allocated, sample.reserved, sample.peak, sample.free)),
-            request_id,
         )
 
-    def step(self, step: str, request_id: str = "-") -> None:
+    def step(self, step: str) -> None:
         """Measure the app process after `step`."""
-        self.record(sample(step, "app"), request_id)
+        self.record(sample(step, "app"))
 
     def samples(self) -> list[MemorySample]:
         """Oldest first."""

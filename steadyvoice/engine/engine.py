@@ -351,6 +351,16 @@ class Engine:
             self._worker.send(Message("batch", {"id": batch.id}, items))
         except WorkerGone:
             self._worker_died("died")
+        except ProtocolError as error:  # nothing was sent: the worker is fine, the payloads are not
+            log.error("batch %d cannot be sent: %s", batch.id, error)
+            self._running = None
+            with self._lock:
+                for work in live:
+                    self._scheduler.finished(work)
+                unsendable = [self._forget(work) for work in live]
+            for pending in filter(None, unsendable):
+                _resolve(pending.ticket, errors.ItemFailed("the request could not be handed to the engine"))
+            self._wake()
 
     def _listen(self) -> None:
         """Sleep until the worker speaks, somebody wakes us, or a timer is due."""

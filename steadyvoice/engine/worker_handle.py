@@ -62,6 +62,7 @@ class WorkerHandle:
                     spec.command(theirs.fileno()),
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
+                    cwd=PROJECT_ROOT,  # `python -m` imports from there first, wherever the app was started
                     env=environment,
                     # Ctrl-C reaches the whole group; the worker must outlive the draining of its app.
                     start_new_session=True,

@@ -161,12 +161,14 @@ async def _answer_validation_error(_: Request, error: Exception) -> Response:
 
 async def _answer_http_exception(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, TooLarge):  # raised while FastAPI read a body, which it takes for a malformed one
+        return await _answer_error(_, error.__cause__)
     return error_response(error.status_code, str(error.detail), f"http_{error.status_code}", "invalid_request_error")
 
 
 async def _answer_bug(_: Request, error: Exception) -> Response:
     # The traceback goes to the log with the request's id, and nowhere else.
-    log.error("request=%s failed", request_id_var.get(), exc_info=error)
+    log.error("the request failed", exc_info=error)
     return error_response(500, "internal error", "internal_error", "server_error")
 
 
@@ -185,7 +187,7 @@ class Observe:
             await self._app(scope, receive, send)
             return
         given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        request_id = given if REQUEST_ID.match(given) else secrets.token_hex(8)
+        request_id = given if REQUEST_ID.match(given) else new_request_id()
         request_id_var.set(request_id)
         status, began = 500, time.monotonic()
 
@@ -243,6 +245,13 @@ class BodyLimit:
 
 
 # --- helpers of the routes
+
+
+def new_request_id() -> str:
+    """An id for work that no HTTP request of its own carries: a run of the page. Log lines show it from here on."""
+    request_id = secrets.token_hex(8)
+    request_id_var.set(request_id)
+    return request_id
 
 
 def caller_of(request: Request) -> str:

@@ -138,7 +138,7 @@ class Synthesizer:
             f"speaker {name[:64]!r} is unknown; known: 0 to {len(speakers) - 1}, {', '.join(speakers)}", param="speaker_id"
         )
 
-    async def pieces(self, request: SpeakRequest, caller: str, request_id: str = "-") -> AsyncGenerator[SpokenPiece]:
+    async def pieces(self, request: SpeakRequest, caller: str) -> AsyncGenerator[SpokenPiece]:
         """Sentences in order, each as soon as it is spoken. Closing the iterator cancels the rest.
 
         Raises:
@@ -159,7 +159,7 @@ class Synthesizer:
             service_class=request.service_class,
             timeout_s=service.settings.request_timeout_s,
         )
-        service.memory.step("queue", request_id)
+        service.memory.step("queue")
         audio_s, queue_s, inference_s = 0.0, 0.0, 0.0
         try:
             for index, ticket in enumerate(job.tickets):
@@ -178,15 +178,18 @@ class Synthesizer:
             service.metrics.queue_seconds.observe(queue_s)
             service.metrics.inference_seconds.observe(inference_s)
             log.info(
-                "request=%s sentences=%d audio=%.2fs queue=%.3fs inference=%.3fs",
-                *(request_id, len(request.pieces), audio_s, queue_s, inference_s),
+                "sentences=%d audio=%.2fs queue=%.3fs inference=%.3fs",
+                len(request.pieces),
+                audio_s,
+                queue_s,
+                inference_s,
             )
 
-    async def speak(self, request: SpeakRequest, caller: str, request_id: str = "-") -> Spoken:
+    async def speak(self, request: SpeakRequest, caller: str) -> Spoken:
         """The whole text, joined and encoded."""
-        return await self.join([piece async for piece in self.pieces(request, caller, request_id)], request.format, request_id)
+        return await self.join([piece async for piece in self.pieces(request, caller)], request.format)
 
-    async def join(self, pieces: list[SpokenPiece], fmt: AudioFormat, request_id: str = "-") -> Spoken:
+    async def join(self, pieces: list[SpokenPiece], fmt: AudioFormat) -> Spoken:
         """All pieces of one text -> one file."""
         rate = pieces[0].speech.sample_rate
         pcm = np.concatenate([piece.speech.samples for piece in pieces])
@@ -194,13 +197,13 @@ class Synthesizer:
             audio = encode(pcm, rate, fmt)
         else:
             audio = await self.service.on_host(partial(encode, pcm, rate, fmt))
-        self.service.memory.step("post-process", request_id)
+        self.service.memory.step("post-process")
         return Spoken(audio, fmt, pcm, rate, pieces[0].queue_s, sum(piece.inference_s for piece in pieces))
 
-    async def stream(self, request: SpeakRequest, caller: str, request_id: str = "-") -> AsyncGenerator[bytes]:
+    async def stream(self, request: SpeakRequest, caller: str) -> AsyncGenerator[bytes]:
         """Encoded bytes, the first as soon as the first sentence is spoken."""
         encoder: StreamEncoder | None = None
-        async for piece in self.pieces(request, caller, request_id):
+        async for piece in self.pieces(request, caller):
             if encoder is None:
                 encoder = StreamEncoder(piece.speech.sample_rate, request.format)
             feed = partial(encoder.feed, piece.speech.samples)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from steadyvoice.catalogue import EMOTIONS, OPENAI_VOICES, SPEECH_LANGUAGES
 from steadyvoice.engine.scheduler import ServiceClass
 from steadyvoice.media.encode import AUDIO_FORMATS
-from steadyvoice.serving.http import HoldingResponse, caller_of, request_id_var, unless_gone
+from steadyvoice.serving.http import HoldingResponse, caller_of, unless_gone
 from steadyvoice.serving.synthesis import MAX_SPEED, MIN_SPEED, SpeakOptions, SpeakRequest, Synthesizer
 
 Strict = ConfigDict(extra="forbid")
@@ -110,11 +110,11 @@ def add_synthesis_routes(app: FastAPI, synthesizer: Synthesizer) -> None:
         }
 
     async def answer(request: Request, speak: SpeakRequest, stream: bool) -> Response:
-        caller, request_id = caller_of(request), request_id_var.get()
+        caller = caller_of(request)
         async with AsyncExitStack() as hold:
             hold.enter_context(service.door.enter())
             if not stream:
-                spoken = await unless_gone(request, synthesizer.speak(speak, caller, request_id))
+                spoken = await unless_gone(request, synthesizer.speak(speak, caller))
                 headers = {
                     "X-Audio-Seconds": f"{spoken.duration_s:.3f}",
                     "X-Tokens": str(spoken.tokens),
@@ -123,7 +123,7 @@ def add_synthesis_routes(app: FastAPI, synthesizer: Synthesizer) -> None:
                     "X-Engine": f"{service.card.name}/{service.revision}",
                 }
                 return Response(spoken.audio, media_type=spoken.format.media_type, headers=headers)
-            audio = await hold.enter_async_context(aclosing(synthesizer.stream(speak, caller, request_id)))
+            audio = await hold.enter_async_context(aclosing(synthesizer.stream(speak, caller)))
             # The first sentence decides between an error status and a stream.
             first = await unless_gone(request, anext(audio))
             # How long it will be is not known yet: these headers cannot say what a whole file's say.

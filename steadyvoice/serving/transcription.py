@@ -132,9 +132,7 @@ class Transcriber:
             )
         return replace(options, language=language, merge_length_s=merge)
 
-    async def transcribe(
-        self, file: BinaryIO, options: TranscribeOptions, caller: str, request_id: str = "-"
-    ) -> AsyncGenerator[Event]:
+    async def transcribe(self, file: BinaryIO, options: TranscribeOptions, caller: str) -> AsyncGenerator[Event]:
         """Events of one request. Closing the iterator cancels the request.
 
         Args:
@@ -156,12 +154,12 @@ class Transcriber:
             yield replace(known, cached=True, queue_s=0.0, inference_s=0.0)
             return
         samples = await service.on_host(partial(decode, file, self._limits))
-        service.memory.step("decode", request_id)
+        service.memory.step("decode")
         yield Progress("segmenting")
         assert options.merge_length_s is not None
         cuts = SegmentOptions(options.merge_length_s, service.settings.max_segment_s)
         spans = await service.on_host(partial(segment, samples, cuts))
-        service.memory.step("segment", request_id)
+        service.memory.step("segment")
         job = service.engine.submit(
             [
                 Task(
@@ -176,7 +174,7 @@ class Transcriber:
         )
         duration = len(samples) / SAMPLE_RATE
         del samples  # the engine holds what it needs
-        service.memory.step("queue", request_id)
+        service.memory.step("queue")
         segments: list[TranscriptSegment] = []
         answers: list[Answer] = []
         try:
@@ -196,10 +194,13 @@ class Transcriber:
         finish = partial(self._finish, tuple(segments), duration, answers)
         transcript = await asyncio.wrap_future(service.post.submit(finish))
         self._cache.put(key, transcript)
-        service.memory.step("post-process", request_id)
+        service.memory.step("post-process")
         log.info(
-            "request=%s audio=%.1fs segments=%d queue=%.3fs inference=%.3fs",
-            *(request_id, duration, len(segments), transcript.queue_s, transcript.inference_s),
+            "audio=%.1fs segments=%d queue=%.3fs inference=%.3fs",
+            duration,
+            len(segments),
+            transcript.queue_s,
+            transcript.inference_s,
         )
         yield transcript
 

@@ -16,7 +16,7 @@ from starlette.datastructures import FormData, UploadFile
 from steadyvoice.engine.scheduler import ServiceClass
 from steadyvoice.errors import EngineUnavailable, InvalidInput, Overloaded, SteadyvoiceError, TooLarge
 from steadyvoice.media.rich_text import separator
-from steadyvoice.serving.http import HoldingResponse, caller_of, error_of, read_and_drop, request_id_var, unless_gone
+from steadyvoice.serving.http import HoldingResponse, caller_of, error_of, read_and_drop, unless_gone
 from steadyvoice.serving.transcription import (
     Event,
     Progress,
@@ -61,7 +61,7 @@ def add_transcription_routes(app: FastAPI, transcriber: Transcriber) -> None:
             hold.push_async_callback(fields.close)
             form = parse_form(fields, transcriber)
             hold.enter_context(service.door.enter())
-            events = transcriber.transcribe(form.file, form.options, caller_of(request), request_id_var.get())
+            events = transcriber.transcribe(form.file, form.options, caller_of(request))
             if not form.stream:
                 return render(await unless_gone(request, finished(events)), form)
             await hold.enter_async_context(aclosing(events))

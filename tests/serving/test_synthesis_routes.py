@@ -1,0 +1,168 @@
+"""Streaming seen from inside: what has left the server while the engine is still at work. The engine is held still by the test."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Listener
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from starlette.testclient import TestClient
+
+from app_tts import build_app
+from steadyvoice.engine.worker_handle import WorkerSpec
+from steadyvoice.serving.service import Service
+from steadyvoice.settings import Settings
+from tests.end_to_end.apps import free_port
+
+TEN = "One. Two. Three. Four. Five. gate six. Seven. Eight. Nine. Ten."
+HALF_SECOND = 22_050  # bytes of 16 bit samples at 22,050 Hz
+
+
+@dataclass
+class Gated:
+    """A running server whose engine stops before a sentence with the word "gate"."""
+
+    client: httpx.Client
+    service: Service
+    gate: Listener
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Gated]:
+    with gated_server(tmp_path) as running:
+        yield running
+
+
+@contextmanager
+def gated_server(folder: Path, **settings: object) -> Iterator[Gated]:
+    address = str(folder / "gate")
+    port = free_port()
+    spec = WorkerSpec("tests.serving.gated_voice:GatedVoice", {"gate": address})
+    service = Service(Settings(tts_port=port, **settings), "tts", spec)  # type: ignore[arg-type]
+    app = build_app(service.settings, service)
+    uvicorn_server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, timeout_graceful_shutdown=3))
+    thread = threading.Thread(target=uvicorn_server.run)
+    with Listener(address) as gate, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        thread.start()
+        while True:
+            try:
+                client.get("/ready")
+                break
+            except httpx.ConnectError:
+                thread.join(0.02)
+        yield Gated(client, service, gate)
+        uvicorn_server.should_exit = True
+    thread.join()
+    service.close()
+
+
+def test_first_audio_leaves_before_the_whole_of_a_ten_sentence_text_is_done(server: Gated) -> None:
+    with server.client.stream("POST", "/synthesize", json={"text": TEN, "stream": True}) as answer:
+        pieces = answer.iter_raw()
+        heard = 0
+        while heard < HALF_SECOND:  # audio of the first sentence at least
+            heard += len(next(pieces))
+        with server.gate.accept() as waiting:  # the engine has not begun the sixth sentence
+            waiting.recv()
+            assert server.service.engine.status().jobs == 1
+            waiting.send("go on")
+        rest = sum(map(len, pieces))
+    assert heard + rest == 44 + 10 * HALF_SECOND
+
+
+def test_openais_route_streams_too(server: Gated) -> None:
+    body = {"model": "tts-1", "voice": "alloy", "input": TEN, "response_format": "wav"}
+    with server.client.stream("POST", "/v1/audio/speech", json=body) as answer:
+        pieces = answer.iter_raw()
+        assert len(next(pieces)) > 44
+        with server.gate.accept() as waiting:
+            waiting.recv()
+            waiting.send("go on")
+        assert sum(map(len, pieces)) > 9 * HALF_SECOND - 44
+
+
+def test_a_listener_who_leaves_in_the_middle_stops_the_work(server: Gated) -> None:
+    with server.client.stream("POST", "/synthesize", json={"text": TEN + " Eleven." * 40, "stream": True}) as answer:
+        next(answer.iter_raw())
+        waiting = server.gate.accept()
+        waiting.recv()
+    with waiting:
+        assert server.service.door.wait_empty(30), "the place is free although the engine is still held"
+        waiting.send("go on")
+    assert server.client.post("/synthesize", json={"text": "Hello."}).status_code == 200
+    assert server.service.engine.status().jobs == 0
+
+
+def test_a_caller_who_hangs_up_before_the_answer_frees_the_place(server: Gated) -> None:
+    with pytest.raises(httpx.ReadTimeout):
+        server.client.post("/synthesize", json={"text": "The gate."}, timeout=httpx.Timeout(60, read=1.0))
+    assert server.service.door.wait_empty(30)
+    with server.gate.accept() as waiting:
+        waiting.recv()
+        waiting.send("go on")
+
+
+def test_over_the_capacity_everybody_else_gets_429_and_the_page_is_held_to_it_too(tmp_path: Path) -> None:
+    with gated_server(tmp_path, queue_size=1, concurrency=1) as server:
+        threads = [
+            threading.Thread(target=server.client.post, args=("/synthesize",), kwargs={"json": {"text": "gate"}})
+            for _ in range(2)
+        ]
+        for thread in threads:
+            thread.start()
+        with server.gate.accept() as first:
+            first.recv()
+            while server.service.door.inside < 2:
+                threads[1].join(0.01)
+            refused = server.client.post("/synthesize", json={"text": "Hello."})
+            assert refused.status_code == 429
+            assert int(refused.headers["retry-after"]) >= 1
+            assert "1 at work, 1 waiting" in refused.json()["error"]["message"]
+            data = ["Hello.", "auto", "neutral", 0.6, "0", 1.0, "wav"]
+            event = server.client.post("/gradio_api/call/synthesize", json={"data": data}).json()["event_id"]
+            assert "event: error" in server.client.get(f"/gradio_api/call/synthesize/{event}").text
+            first.send("go on")
+        with server.gate.accept() as second:
+            second.recv()
+            second.send("go on")
+        for thread in threads:
+            thread.join()
+
+
+def test_a_request_over_its_time_limit_gets_504(tmp_path: Path) -> None:
+    with gated_server(tmp_path, request_timeout_s=0.5) as server:
+        answer = server.client.post("/synthesize", json={"text": "The gate."})
+        assert answer.status_code == 504
+        assert answer.json()["error"]["code"] == "deadline_exceeded"
+        with server.gate.accept() as waiting:
+            waiting.recv()
+            waiting.send("go on")
+
+
+def test_a_model_that_cannot_be_loaded_is_503_with_the_reason_and_no_path(tmp_path: Path) -> None:
+    service = Service(Settings(), "tts", WorkerSpec("tests.serving.no_such_module:Model"))
+    with TestClient(build_app(service.settings, service)) as client:
+        answer = client.post("/synthesize", json={"text": "Hello."})
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) >= 1
+        assert "could not be loaded: ModuleNotFoundError" in answer.json()["error"]["message"]
+        assert str(tmp_path.anchor + "work") not in answer.text
+        assert client.get("/ready").status_code == 200, "lazy loading: not loaded is ready"
+
+
+def test_a_body_without_declared_length_is_refused_with_413_when_it_grows_too_large(server: Gated) -> None:
+    def large() -> Iterator[bytes]:
+        yield b'{"text": "'
+        for _ in range(30):
+            yield b"x" * 100_000
+        yield b'"}'
+
+    answer = server.client.post("/synthesize", content=large(), headers={"Content-Type": "application/json"})
+    assert answer.status_code == 413
+    assert "1000000 bytes" in answer.json()["error"]["message"]
