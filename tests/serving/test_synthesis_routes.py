@@ -1,4 +1,4 @@
-"""Streaming seen from inside: what has left the server while the engine is still at work. The engine is held still by the test."""
+"""What has left the server while its engine is still at work. The engine is held still by the test."""
 
 from __future__ import annotations
 
@@ -110,10 +110,8 @@ def test_a_caller_who_hangs_up_before_the_answer_frees_the_place(server: Gated) 
 
 def test_over_the_capacity_everybody_else_gets_429_and_the_page_is_held_to_it_too(tmp_path: Path) -> None:
     with gated_server(tmp_path, queue_size=1, concurrency=1) as server:
-        threads = [
-            threading.Thread(target=server.client.post, args=("/synthesize",), kwargs={"json": {"text": "gate"}})
-            for _ in range(2)
-        ]
+        held = {"json": {"text": "gate"}}
+        threads = [threading.Thread(target=server.client.post, args=("/synthesize",), kwargs=held) for _ in range(2)]
         for thread in threads:
             thread.start()
         with server.gate.accept() as first:
