@@ -49,6 +49,7 @@ ESPEAK = EngineCard(
     license="GPL-3.0-or-later (separate process)",
     note_en="Embedded voice: robotic but clear. Japanese in kana only.",
     note_zh="内置语音引擎：机械音但清晰；日语仅支持假名。",
-    speakers=("f1", "f2", "f3", "f4", "f5", "m1", "m2", "m3", "m4", "m7"),
+    # Chosen for being far apart from one another in pitch and timbre, in each of the five languages.
+    speakers=("f1", "f2", "Annie", "Andrea", "steph", "m1", "m2", "Michael", "Gene", "iven"),
 )
 CARDS = {card.name: card for card in (POCKETSPHINX, ESPEAK)}

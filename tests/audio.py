@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -85,3 +86,19 @@ def median_pitch(samples: NDArray[np.float32], rate: int) -> float:
         if correlation[lag] > 0.4 * correlation[0]:
             pitches.append(rate / lag)
     return float(np.median(pitches))
+
+
+def voice_distance(one: NDArray[np.float32], other: NDArray[np.float32], rate: int) -> float:
+    """How far apart two voices that say the same are: mean difference of their spectra in dB, and of their pitch in octaves
+    times twenty. The same voice twice is under 1; two that a listener tells apart are over 2."""
+
+    def spectrum(samples: NDArray[np.float32]) -> NDArray[np.float64]:
+        power = np.abs(np.fft.rfft(samples)) ** 2
+        frequencies = np.fft.rfftfreq(len(samples), 1 / rate)
+        edges = np.geomspace(100, 9_000, 13)
+        bands = [power[(frequencies >= low) & (frequencies < high)].sum() for low, high in pairwise(edges)]
+        decibels = 10 * np.log10(bands)
+        return decibels - decibels.mean()
+
+    octaves = abs(np.log2(median_pitch(one, rate) / median_pitch(other, rate)))
+    return float(np.abs(spectrum(one) - spectrum(other)).mean() + 20 * octaves)

@@ -156,8 +156,8 @@ def test_stop_ends_the_transcription_and_frees_its_place(
                 break
         assert gone.is_set(), "the engine still works on what was stopped"
         assert "steadyvoice_requests_in_progress 0.0" in client.get("/metrics").text
-        upload_again = page.locator("#sv-start")
-        upload_again.click()  # and the page can be used again
+        page.locator("#sv-start").click()  # and the page can be used again
+        expect(page.locator("#sv-segments tbody tr")).to_have_count(0, timeout=WAIT_MS)
         expect(page.locator("#sv-segments tbody tr").first).to_be_visible(timeout=WAIT_MS)
         page.get_by_role("button", name=button, exact=True).click()
         expect(page.locator("#sv-status")).to_contain_text(said, timeout=WAIT_MS)

@@ -21,6 +21,7 @@ import soxr
 from numpy.typing import NDArray
 
 from steadyvoice.errors import InvalidInput, TooLarge, UnsupportedMedia
+from steadyvoice.media import decode as module
 from steadyvoice.media.decode import MAX_CHANNELS, MAX_RATE, MIN_RATE, SAMPLE_RATE, DecodeLimits, decode
 
 DATA = Path(__file__).parent.parent / "data"
@@ -237,6 +238,13 @@ def test_many_channels_at_a_high_rate_are_over_the_limit_of_bytes_before_that_of
 
     with pytest.raises(TooLarge, match="bytes"):
         decode(io.BytesIO(wide), DecodeLimits(max_seconds=10.0))
+
+
+def test_a_file_that_takes_too_long_to_decode_is_given_up(clip: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_DECODE_S", -1.0)
+
+    with pytest.raises(TooLarge, match="to decode"):
+        decode(io.BytesIO(encoded(clip, "wav", SAMPLE_RATE, 1)), MINUTE)
 
 
 @pytest.mark.parametrize("kind", ["flac", "ogg", "opus"])

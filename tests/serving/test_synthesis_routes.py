@@ -89,7 +89,8 @@ def test_openais_route_streams_too(server: Gated) -> None:
 
 def test_a_listener_who_leaves_in_the_middle_stops_the_work(server: Gated) -> None:
     with server.client.stream("POST", "/synthesize", json={"text": TEN + " Eleven." * 40, "stream": True}) as answer:
-        next(answer.iter_raw())
+        pieces = answer.iter_raw()  # held: letting go of it would hang up
+        next(pieces)
         waiting = server.gate.accept()
         waiting.recv()
     with waiting:
