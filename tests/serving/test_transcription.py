@@ -1,0 +1,124 @@
+"""From samples to transcript, with an engine that tells emotion and events: what the embedded one leaves empty."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from app_sensevoice import build_app
+from steadyvoice.engine.scheduler import ServiceClass
+from steadyvoice.engine.worker_handle import WorkerSpec
+from steadyvoice.errors import InvalidInput, ItemFailed, OutOfMemory, SteadyvoiceError
+from steadyvoice.serving.service import Service
+from steadyvoice.serving.transcription import Progress, TranscribeOptions, Transcriber, Transcript, TranscriptSegment, finished
+from steadyvoice.settings import Settings
+from tests.audio import clip, wav_bytes
+from tests.end_to_end.apps import CLIPS
+
+PAUSE = np.zeros(3 * 16_000, np.float32)
+THREE_SEGMENTS = wav_bytes(np.concatenate([part for path in CLIPS for part in (clip(path), PAUSE)]))
+
+
+@contextmanager
+def service(*lines: str, **settings: object) -> Iterator[Service]:
+    spec = WorkerSpec("tests.serving.scripted_recognizer:ScriptedRecognizer", {"lines": list(lines)})
+    running = Service(Settings(**settings), "asr", spec)  # type: ignore[arg-type]
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+def transcribe(running: Service, data: bytes = THREE_SEGMENTS, **options: object) -> Transcript:
+    transcriber = Transcriber(running)
+    checked = transcriber.check(TranscribeOptions(**options))  # type: ignore[arg-type]
+    return asyncio.run(finished(transcriber.transcribe(io.BytesIO(data), checked, "test")))
+
+
+def test_segments_keep_their_order_their_times_and_what_the_engine_told_of_each() -> None:
+    with service("甲。/HAPPY/BGM", "乙。/HAPPY", "丙。/SAD/Laughter") as running:
+        transcript = transcribe(running)
+    assert transcript.text == "甲。乙。丙。"
+    assert transcript.rich_text == "🎼甲。乙。😊😀丙。😔"
+    assert [segment.emotion for segment in transcript.segments] == ["HAPPY", "HAPPY", "SAD"]
+    assert (transcript.language, transcript.emotion, transcript.events) == ("zh", "HAPPY", ("BGM", "Laughter"))
+    starts = [segment.start for segment in transcript.segments]
+    assert starts == pytest.approx([0.0, 10.1, 18.4], abs=0.4)
+    assert transcript.segments[1].words[0].start == pytest.approx(starts[1] + 0.1)
+    assert transcript.srt.count(" --> ") == transcript.vtt.count(" --> ") == 3
+    assert transcript.tokens == round(transcript.duration * 50)
+
+
+def test_events_tell_the_whole_way_and_segments_come_one_by_one() -> None:
+    async def story(running: Service) -> list[object]:
+        transcriber = Transcriber(running)
+        options = transcriber.check(TranscribeOptions())
+        return [event async for event in transcriber.transcribe(io.BytesIO(THREE_SEGMENTS), options, "test")]
+
+    with service("甲/", "乙/", "丙/") as running:
+        events = asyncio.run(story(running))
+    stages = [event.stage for event in events if isinstance(event, Progress)]
+    assert list(dict.fromkeys(stages))[:2] == ["decoding", "segmenting"]
+    assert stages[-1] == "finishing"
+    assert [event.text for event in events if isinstance(event, TranscriptSegment)] == ["甲", "乙", "丙"]
+    assert isinstance(events[-1], Transcript)
+
+
+@pytest.mark.parametrize(("kind", "error"), [("invalid", InvalidInput), ("error", ItemFailed), ("oom", OutOfMemory)])
+def test_a_segment_that_fails_fails_the_request_and_leaves_nothing_behind(kind: str, error: type[SteadyvoiceError]) -> None:
+    with service("甲/", f"!{kind}", "丙/", "一/", "二/", "三/") as running:
+        with pytest.raises(error, match=f"scripted {kind}"):
+            transcribe(running)
+        assert transcribe(running).text.startswith(("一", "丙")), "the next request is served"
+        assert running.engine.status().jobs == 0
+
+
+def test_a_language_comes_in_the_forms_in_which_clients_write_it() -> None:
+    with service() as running:
+        check = Transcriber(running).check
+        for written in ("en", "EN", "en-US", "en_GB"):
+            assert check(TranscribeOptions(written)).language == "en"
+        for wrong, said in (("english", "unknown"), ("ja", "not available with engine pocketsphinx"), ("xx", "auto, zh")):
+            with pytest.raises(InvalidInput, match=said):
+                check(TranscribeOptions(wrong))
+
+
+def test_the_service_class_does_not_make_another_result() -> None:
+    with service("甲/", "乙/", "丙/") as running:
+        transcriber = Transcriber(running)
+
+        def ask(service_class: ServiceClass) -> Transcript:
+            options = transcriber.check(TranscribeOptions(service_class=service_class))
+            return asyncio.run(finished(transcriber.transcribe(io.BytesIO(THREE_SEGMENTS), options, "test")))
+
+        first, second = ask(ServiceClass.INTERACTIVE), ask(ServiceClass.BATCH)
+    assert (first.cached, second.cached) == (False, True)
+    assert first.segments == second.segments
+
+
+def test_an_error_in_the_middle_of_a_stream_is_an_event_that_the_sdk_raises_on() -> None:
+    with service("甲/", "!error", "丙/") as running, TestClient(build_app(running.settings, running)) as client:
+        form = {"files": {"file": THREE_SEGMENTS}, "data": {"stream": "true"}}
+        with client.stream("POST", "/v1/audio/transcriptions", **form) as answer:
+            lines = [line for line in answer.iter_lines() if line]
+    assert '"delta": "甲"' in lines[0]
+    assert lines[-2] == "event: error"
+    assert '"code": "item_failed"' in lines[-1]
+    assert "transcript.text.done" not in "".join(lines)
+
+
+def test_no_result_is_kept_where_the_cache_has_no_room() -> None:
+    with service("甲/", "乙/", "丙/", "丁/", "戊/", "己/", result_cache_mb=0) as running:
+        transcriber = Transcriber(running)
+
+        def ask() -> str:
+            options = transcriber.check(TranscribeOptions())
+            return asyncio.run(finished(transcriber.transcribe(io.BytesIO(THREE_SEGMENTS), options, "test"))).text
+
+        assert (ask(), ask()) == ("甲乙丙", "丁戊己")
