@@ -107,6 +107,18 @@ def test_a_newcomer_uploads_transcribes_and_downloads(
         page.screenshot(path=tmp_path / f"transcribe-{locale}.png", full_page=True)
 
 
+@pytest.mark.parametrize("path", CLIPS, ids=lambda path: path.stem)
+def test_the_page_shows_the_same_text_as_the_api_gives(browser: Browser, asr: RunningApp, path: Path) -> None:
+    with asr.client as client:
+        expected = client.post("/v1/audio/transcriptions", files={"file": (path.name, path.read_bytes())}).json()["text"]
+    assert jiwer.wer(path.with_suffix(".txt").read_text(), expected) <= 0.4
+    with opened(browser, asr, "en-GB") as page:
+        upload(page, path.read_bytes(), path.name)
+        page.locator("#sv-start").click()
+        wait_done(page)
+        assert page.locator("#sv-text textarea").input_value() == expected
+
+
 def test_the_page_can_be_used_on_a_phone(browser: Browser, asr: RunningApp, tts: RunningApp, tmp_path: Path) -> None:
     with opened(browser, asr, "zh-CN", PHONE) as page:
         upload(page, CLIPS[2].read_bytes())

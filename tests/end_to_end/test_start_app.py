@@ -23,6 +23,7 @@ import venv
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -556,5 +557,41 @@ def test_the_apps_are_stopped_even_when_nobody_reads_the_output_any_more(folder:
     runs.append(run)
     run.wait_for(f"{TTS} serves")
     (folder / "second start").read_text()  # by then the script has told of the first crash, to nobody
+    assert run.stop() == 0
+    assert run.processes() == []
+
+
+# The real apps
+
+
+def test_the_real_apps_work_survive_a_kill_and_leave_nothing_behind(folder: Path, start) -> None:
+    for app in (ASR, TTS):
+        shutil.copy(ROOT / app, folder)
+    asr, tts = free_port(), free_port()
+    run = start(STEADYVOICE_ASR_PORT=str(asr), STEADYVOICE_TTS_PORT=str(tts))
+    run.wait_for("speech to text is ready")
+    run.wait_for("text to speech is ready")
+    clip = (ROOT / "tests" / "data" / "austen-0930.wav").read_bytes()
+
+    def transcribe() -> str:
+        answer = httpx.post(f"http://127.0.0.1:{asr}/v1/audio/transcriptions", files={"file": clip}, timeout=TIMEOUT_S)
+        return str(answer.json()["text"])
+
+    assert "amiable" in transcribe()
+    assert httpx.post(f"http://127.0.0.1:{tts}/synthesize", json={"text": "Hello."}, timeout=TIMEOUT_S).status_code == 200
+    apps = {app: next(p for p in run.processes() if app in p.cmdline()) for app in (ASR, TTS)}
+    worker = next(p for p in apps[ASR].children() if "steadyvoice.worker" in p.cmdline())
+    for process in (*apps.values(), worker):
+        assert not [mapped for mapped in process.memory_maps() if "torch" in mapped.path], "nothing here needs torch"
+
+    apps[ASR].kill()
+    assert psutil.wait_procs([worker], timeout=5)[1] == [], "the worker must not outlive its app"
+    run.wait_for(f"{ASR} ended with status 137")
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(httpx.ConnectError):
+            assert "amiable" in transcribe()
+            break
+    assert apps[TTS].is_running()
     assert run.stop() == 0
     assert run.processes() == []
