@@ -21,7 +21,7 @@ from steadyvoice.errors import SteadyvoiceError
 from steadyvoice.media.rich_text import join_text
 from steadyvoice.serving import page as ui
 from steadyvoice.serving.engines import NoEngine
-from steadyvoice.serving.http import EXIT_BAD_START, add_unknown_route, create_app, new_request_id, serve, set_up_logging
+from steadyvoice.serving.http import EXIT_BAD_START, close_routes, create_app, new_request_id, serve, set_up_logging
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.transcription import (
     Progress,
@@ -273,7 +273,7 @@ def build_app(settings: Settings, service: Service | None = None) -> FastAPI:
     app = create_app(service)
     transcriber = Transcriber(service)
     add_transcription_routes(app, transcriber)
-    add_unknown_route(app)
+    close_routes(app)
     ui.mount(app, build_page(transcriber), service, TEXTS)
     return app
 

@@ -20,7 +20,7 @@ from steadyvoice.errors import SteadyvoiceError
 from steadyvoice.media.encode import AUDIO_FORMATS
 from steadyvoice.serving import page as ui
 from steadyvoice.serving.engines import NoEngine
-from steadyvoice.serving.http import EXIT_BAD_START, add_unknown_route, create_app, new_request_id, serve, set_up_logging
+from steadyvoice.serving.http import EXIT_BAD_START, close_routes, create_app, new_request_id, serve, set_up_logging
 from steadyvoice.serving.live_audio import LiveAudioShelf
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.synthesis import MAX_SPEED, MIN_SPEED, SpeakOptions, Spoken, SpokenPiece, Synthesizer
@@ -276,7 +276,7 @@ def build_app(settings: Settings, service: Service | None = None) -> FastAPI:
     synthesizer = Synthesizer(service)
     add_synthesis_routes(app, synthesizer)
     shelf = LiveAudioShelf(app, service)
-    add_unknown_route(app)
+    close_routes(app)
     ui.mount(app, build_page(synthesizer, shelf), service, TEXTS)
     return app
 

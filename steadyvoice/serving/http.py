@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from contextvars import ContextVar
 from types import FrameType
@@ -24,6 +24,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -41,6 +42,7 @@ REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 MULTIPART_OVERHEAD = 1_000_000  # bytes of boundaries and other fields beside the file
 SMALL_BODY = 1_000_000  # bytes; for everything that carries no file
 BYTES_PER_CHAR = 12  # a character of JSON text at its longest, \\ud83d\\ude00
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"}
 MAX_CONNECTIONS = 512
 EXIT_BAD_START = 2  # a configuration that no restart will mend
 GRACE_AFTER_DRAIN_S = 3  # for open page connections, which would otherwise never end
@@ -70,13 +72,13 @@ def create_app(service: Service) -> FastAPI:
 
 
 def _add_health(app: FastAPI, service: Service) -> None:
-    @app.get("/live")
+    @app.api_route("/live", methods=["GET", "HEAD"])
     async def live() -> JSONResponse:
         """200 while event loop and engine thread turn; a loaded model is not needed."""
         stalled = service.engine.status().stalled
         return JSONResponse({"status": "stalled" if stalled else "live"}, 503 if stalled else 200)
 
-    @app.get("/ready")
+    @app.api_route("/ready", methods=["GET", "HEAD"])
     async def ready() -> JSONResponse:
         """200 while requests are taken. A model that is not loaded yet is ready: the first request loads it."""
         closing = service.door.closing
@@ -121,12 +123,28 @@ def _add_health(app: FastAPI, service: Service) -> None:
         }
 
 
-def add_unknown_route(app: FastAPI) -> None:
-    """Unknown API paths answer in the API's own error shape. Added last, before the page is mounted."""
+def close_routes(app: FastAPI) -> None:
+    """Answer wrong methods and unknown API paths in the API's own error shape.
 
-    @app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "DELETE", "PATCH"], include_in_schema=False)
-    async def unknown(path: str) -> Response:
+    Otherwise the page, mounted at /, would take them for its own. Called after the last route is added and before the page is mounted.
+    """
+    known: dict[str, set[str]] = {}
+    for route in app.routes:
+        if isinstance(route, APIRoute):
+            known.setdefault(route.path, set()).update(route.methods or ())
+    for path, methods in known.items():
+        allowed = ", ".join(sorted(methods))
+
+        async def wrong_method(request: Request, allowed: str = allowed) -> Response:
+            message = f"{request.method} is not allowed here; allowed: {allowed}"
+            return error_response(405, message, "method_not_allowed", "invalid_request_error", headers={"Allow": allowed})
+
+        app.add_route(path, wrong_method, methods=sorted(METHODS - methods), include_in_schema=False)
+
+    async def unknown(_: Request) -> Response:
         return error_response(404, "there is no such route", "not_found", "invalid_request_error")
+
+    app.add_route("/v1/{path:path}", unknown, methods=sorted(METHODS), include_in_schema=False)
 
 
 # --- errors
@@ -141,10 +159,16 @@ def error_of(error: SteadyvoiceError) -> dict[str, Any]:
 
 
 def error_response(
-    status: int, message: str, code: str, kind: str, param: str | None = None, retry_after_s: float | None = None
+    status: int,
+    message: str,
+    code: str,
+    kind: str,
+    param: str | None = None,
+    retry_after_s: float | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    headers = {"Retry-After": str(math.ceil(retry_after_s))} if retry_after_s is not None else {}
-    return JSONResponse(error_body(message, code, kind, param), status, headers)
+    wait = {"Retry-After": str(math.ceil(retry_after_s))} if retry_after_s is not None else {}
+    return JSONResponse(error_body(message, code, kind, param), status, {**wait, **(headers or {})})
 
 
 async def _answer_error(_: Request, error: Exception) -> Response:

@@ -214,11 +214,15 @@ def test_every_answer_carries_a_request_id_and_takes_the_callers(asr: RunningApp
         assert odd.headers["x-request-id"] != "a" * 100
 
 
-def test_unknown_routes_answer_in_the_same_error_shape(asr: RunningApp) -> None:
+def test_unknown_routes_and_wrong_methods_answer_in_the_same_error_shape(asr: RunningApp) -> None:
     with asr.client as client:
-        answer = client.get("/v1/audio/unknown")
-    assert answer.status_code == 404
-    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+        unknown = client.get("/v1/audio/unknown")
+        wrong = client.get(ROUTE)
+        assert client.head("/ready").status_code == 200
+    assert unknown.status_code == 404
+    assert set(unknown.json()["error"]) == {"message", "type", "param", "code"}
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    assert "GET is not allowed here" in wrong.json()["error"]["message"]
 
 
 def test_models_health_metrics_and_memory_answer(asr: RunningApp) -> None:

@@ -23,9 +23,9 @@ from steadyvoice.engine import engine as module
 from steadyvoice.engine.budget import Budget
 from steadyvoice.engine.engine import Answer, Engine, JobHandle, State, Task
 from steadyvoice.engine.scheduler import Limits
-from steadyvoice.engine.worker_handle import WorkerSpec
+from steadyvoice.engine.worker_handle import WorkerHandle, WorkerSpec
 from steadyvoice.memory import MemoryLog, MemorySample
-from steadyvoice.protocol import ModelInfo, Payload
+from steadyvoice.protocol import Message, ModelInfo, Payload
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FAKE = "tests.engine.fake_model:FakeModel"
@@ -648,6 +648,18 @@ def test_closing_fails_all_who_still_wait_and_ends_the_worker(make_engine: MakeE
     assert engine.status().state is State.CLOSED
 
 
+def test_a_worker_goes_by_itself_when_its_pipe_closes_even_in_the_middle_of_a_batch(diary: Diary, gate: Gate) -> None:
+    handle = WorkerHandle(WorkerSpec(FAKE, {"diary": str(diary.path)}))
+    handle.send(Message("load"))
+    handle.send(Message("batch", {"id": 1}, (gate.payload(),)))
+    _held, worker = gate.reached()
+    assert worker == handle.pid
+
+    handle.stop()
+
+    assert handle._process.returncode == 0  # not a signal: nobody had to kill it
+
+
 def test_a_worker_that_does_not_listen_is_ended_when_its_engine_closes(make_engine: MakeEngine) -> None:
     engine = make_engine()
     (ticket,) = submit(engine, "a").tickets
@@ -701,7 +713,7 @@ import sys
 from steadyvoice.engine.budget import Budget
 from steadyvoice.engine.engine import Engine, Task
 from steadyvoice.engine.scheduler import Limits
-from steadyvoice.engine.worker_handle import WorkerSpec
+from steadyvoice.engine.worker_handle import WorkerHandle, WorkerSpec
 from steadyvoice.protocol import Payload
 
 diary, gate = sys.argv[1:]
@@ -735,6 +747,17 @@ def test_an_idle_worker_dies_with_its_app_however_the_app_ends(start_app: Callab
     app = start_app("")
     assert app.stdout is not None
     worker = psutil.Process(int(app.stdout.readline()))
+
+    app.kill()
+
+    assert_gone(worker)
+
+
+def test_a_worker_that_is_stopped_dies_with_its_app(start_app: Callable[[str], subprocess.Popen[str]]) -> None:
+    app = start_app("")
+    assert app.stdout is not None
+    worker = psutil.Process(int(app.stdout.readline()))
+    worker.suspend()
 
     app.kill()
 
