@@ -21,7 +21,8 @@ from steadyvoice.errors import SteadyvoiceError
 from steadyvoice.media.rich_text import join_text
 from steadyvoice.serving import page as ui
 from steadyvoice.serving.engines import NoEngine
-from steadyvoice.serving.http import EXIT_BAD_START, close_routes, create_app, new_request_id, serve, set_up_logging
+from steadyvoice.serving.http import close_routes, create_app, new_request_id
+from steadyvoice.serving.run import EXIT_BAD_START, serve, set_up_logging
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.transcription import (
     Progress,

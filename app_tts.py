@@ -20,8 +20,9 @@ from steadyvoice.errors import SteadyvoiceError
 from steadyvoice.media.encode import AUDIO_FORMATS
 from steadyvoice.serving import page as ui
 from steadyvoice.serving.engines import NoEngine
-from steadyvoice.serving.http import EXIT_BAD_START, close_routes, create_app, new_request_id, serve, set_up_logging
+from steadyvoice.serving.http import close_routes, create_app, new_request_id
 from steadyvoice.serving.live_audio import LiveAudioShelf
+from steadyvoice.serving.run import EXIT_BAD_START, serve, set_up_logging
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.synthesis import MAX_SPEED, MIN_SPEED, SpeakOptions, Spoken, SpokenPiece, Synthesizer
 from steadyvoice.serving.synthesis_routes import add_synthesis_routes

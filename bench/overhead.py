@@ -23,8 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from steadyvoice.engine.budget import Budget  # noqa: E402
-from steadyvoice.engine.engine import Engine, Task  # noqa: E402
+from steadyvoice.engine.engine import Engine  # noqa: E402
 from steadyvoice.engine.scheduler import Limits  # noqa: E402
+from steadyvoice.engine.tickets import Task  # noqa: E402
 from steadyvoice.engine.worker_handle import WorkerSpec  # noqa: E402
 from steadyvoice.protocol import SynthesizeItem  # noqa: E402
 from steadyvoice.worker.synthesizers.espeak import EspeakSynthesizer  # noqa: E402

@@ -203,6 +203,10 @@ class Scheduler:
         """Jobs that have not left."""
         return len(self._jobs)
 
+    def job_ids(self) -> tuple[int, ...]:
+        """Of all jobs that have not left, in order of arrival."""
+        return tuple(self._jobs)
+
     def has_waiting(self) -> bool:
         return any(job.waiting for job in self._jobs.values())
 

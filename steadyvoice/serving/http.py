@@ -1,4 +1,4 @@
-"""What both apps' HTTP sides share: the app, errors as JSON, request ids, body limits, health, metrics, draining.
+"""What both apps' HTTP sides share: the app, errors as JSON, request ids, body limits, health, metrics.
 
 This is the one place that maps `steadyvoice.errors` to answers. Knows nothing of audio or text.
 """
@@ -10,17 +10,12 @@ import logging
 import math
 import re
 import secrets
-import signal
-import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from contextvars import ContextVar
-from types import FrameType
 from typing import Any, TypeVar
 
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -43,9 +38,6 @@ MULTIPART_OVERHEAD = 1_000_000  # bytes of boundaries and other fields beside th
 SMALL_BODY = 1_000_000  # bytes; for everything that carries no file
 BYTES_PER_CHAR = 12  # a character of JSON text at its longest, \\ud83d\\ude00
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"}
-MAX_CONNECTIONS = 512
-EXIT_BAD_START = 2  # a configuration that no restart will mend
-GRACE_AFTER_DRAIN_S = 3  # for open page connections, which would otherwise never end
 
 
 # --- the app
@@ -126,7 +118,8 @@ def _add_health(app: FastAPI, service: Service) -> None:
 def close_routes(app: FastAPI) -> None:
     """Answer wrong methods and unknown API paths in the API's own error shape.
 
-    Otherwise the page, mounted at /, would take them for its own. Called after the last route is added and before the page is mounted.
+    Otherwise the page, mounted at /, would take them for its own. Called after the last route is added and before the
+    page is mounted.
     """
     known: dict[str, set[str]] = {}
     for route in app.routes:
@@ -323,72 +316,3 @@ class HoldingResponse(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._hold:
             await super().__call__(scope, receive, send)
-
-
-# --- running
-
-
-class DrainingServer(uvicorn.Server):
-    """On the first SIGTERM or SIGINT: not ready, nobody in, finish what runs, then stop. On the second: stop."""
-
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config)
-        self._service = service
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._service.door.closing:
-            super().handle_exit(sig, frame)
-            return
-        self._service.door.close()
-        log.info("draining: %d requests to finish, at most %g s", self._service.door.inside, self._service.settings.drain_s)
-        asyncio.get_running_loop().call_soon_threadsafe(lambda: asyncio.ensure_future(self._drain(sig, frame)))
-
-    async def _drain(self, sig: int, frame: FrameType | None) -> None:
-        finished = await asyncio.to_thread(self._service.door.wait_empty, self._service.settings.drain_s)
-        if not finished:
-            log.warning("%d requests did not finish in time and get 503", self._service.door.inside)
-            await asyncio.to_thread(self._service.engine.close)  # resolves every ticket
-            await asyncio.to_thread(self._service.door.wait_empty, GRACE_AFTER_DRAIN_S)
-        super().handle_exit(sig, frame)
-
-
-def serve(app: FastAPI, host: str, port: int) -> None:
-    """Run until asked to stop. Exits with 0 then, and with `EXIT_BAD_START` when the address cannot be had."""
-    service: Service = app.state.service
-    try:
-        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024)
-    except OSError as error:
-        log.error("cannot listen on %s:%d: %s", host, port, error.strerror)
-        service.close()
-        raise SystemExit(EXIT_BAD_START) from None
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        ws="none",
-        limit_concurrency=MAX_CONNECTIONS,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=GRACE_AFTER_DRAIN_S,
-    )
-    # uvicorn raises the signal again once it has stopped; by then it means that all is well.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
-    log.info("steadyvoice %s on http://%s:%d, engine %s", service.role, host, port, service.card.name)
-    DrainingServer(config, service).run(sockets=[listener])
-
-
-class _RequestIdFilter(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.request_id = request_id_var.get()
-        return True
-
-
-def set_up_logging(level: str) -> None:
-    """One line per event on stderr, with the request's id."""
-    handler = logging.StreamHandler()
-    handler.addFilter(_RequestIdFilter())
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for noisy in ("httpx", "httpcore", "asyncio", "uvicorn.access", "multipart"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -11,8 +11,8 @@ from functools import partial
 import numpy as np
 
 from steadyvoice.catalogue import EMOTIONS, OPENAI_VOICES, SPEECH_LANGUAGES, TOKENS_PER_SECOND
-from steadyvoice.engine.engine import Task
 from steadyvoice.engine.scheduler import ServiceClass
+from steadyvoice.engine.tickets import Task
 from steadyvoice.errors import InvalidInput
 from steadyvoice.media.encode import AudioFormat, StreamEncoder, audio_format, encode
 from steadyvoice.media.text import HAN, Piece, clean, split

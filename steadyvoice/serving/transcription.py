@@ -16,8 +16,8 @@ from functools import partial
 from typing import BinaryIO
 
 from steadyvoice.catalogue import RECOGNITION_LANGUAGES, TOKENS_PER_SECOND
-from steadyvoice.engine.engine import Answer, Task
 from steadyvoice.engine.scheduler import ServiceClass
+from steadyvoice.engine.tickets import Answer, Task
 from steadyvoice.errors import InvalidInput
 from steadyvoice.media.decode import SAMPLE_RATE, DecodeLimits, decode
 from steadyvoice.media.rich_text import RichSegment, join_text, rich_text

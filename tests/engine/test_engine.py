@@ -19,11 +19,13 @@ import psutil
 import pytest
 
 from steadyvoice import errors
-from steadyvoice.engine import engine as module
+from steadyvoice.engine import worker_slot as module
 from steadyvoice.engine.budget import Budget
-from steadyvoice.engine.engine import Answer, Engine, JobHandle, State, Task
+from steadyvoice.engine.engine import Engine
 from steadyvoice.engine.scheduler import Limits
+from steadyvoice.engine.tickets import Answer, JobHandle, Task
 from steadyvoice.engine.worker_handle import WorkerHandle, WorkerSpec
+from steadyvoice.engine.worker_slot import State
 from steadyvoice.memory import MemoryLog, MemorySample
 from steadyvoice.protocol import Message, ModelInfo, Payload
 
@@ -144,8 +146,8 @@ def assert_nothing_is_remembered(engine: Engine) -> None:
     """Whoever has left is forgotten; asked after a later job was answered, so that the engine's thread has been round."""
     assert names(submit(engine, "the last one")) == ["the last one"]
     assert (engine.status().jobs, engine.status().backlog_s) == (0, 0)
-    assert not engine._pending
-    assert not engine._jobs
+    assert not len(engine._ledger)
+    assert not engine._ledger.jobs()
 
 
 # --- answers
@@ -711,7 +713,8 @@ def test_thirty_engines_leave_no_thread_and_no_process_behind(make_engine: MakeE
 APP = f"""
 import sys
 from steadyvoice.engine.budget import Budget
-from steadyvoice.engine.engine import Engine, Task
+from steadyvoice.engine.engine import Engine
+from steadyvoice.engine.tickets import Task
 from steadyvoice.engine.scheduler import Limits
 from steadyvoice.engine.worker_handle import WorkerHandle, WorkerSpec
 from steadyvoice.protocol import Payload

@@ -1,0 +1,111 @@
+"""What callers hand to the engine and hold in return, and the ledger of what is still owed. Pure bookkeeping.
+
+Knows nothing of workers or scheduling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass
+
+from steadyvoice import errors
+from steadyvoice.engine.scheduler import Work
+from steadyvoice.protocol import ItemError, Payload
+
+
+@dataclass(frozen=True)
+class Task:
+    """One payload and its length in seconds of audio."""
+
+    payload: Payload
+    length: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a ticket resolves to."""
+
+    payload: Payload
+    queue_s: float  # from submit until its batch went to the device
+    inference_s: float  # spent by the worker on it, or on its batch where the engine computes the items together
+
+
+Ticket = Future[Answer]
+
+
+@dataclass(frozen=True)
+class JobHandle:
+    """What `submit` returns: tickets in the order of the tasks."""
+
+    id: int
+    tickets: tuple[Ticket, ...]
+
+
+@dataclass(slots=True)
+class Pending:
+    """One ticket that is owed, and when its work was submitted and last sent (monotonic seconds)."""
+
+    ticket: Ticket
+    payload: Payload
+    submitted: float
+    dispatched: float = 0.0
+
+    def settle(self, outcome: Answer | Exception) -> None:
+        """Resolve the ticket, which its caller may be cancelling at this very moment."""
+        try:
+            if isinstance(outcome, Exception):
+                self.ticket.set_exception(outcome)
+            else:
+                self.ticket.set_result(outcome)
+        except InvalidStateError:
+            pass  # cancelled a moment ago: its caller no longer cares
+
+
+class Ledger:
+    """Every ticket that is owed, by work and by job. Taking one out is the promise to settle it: nobody else can.
+
+    Not thread-safe: the engine's lock guards it.
+    """
+
+    def __init__(self) -> None:
+        self._pending: dict[int, Pending] = {}
+        self._jobs: dict[int, list[int]] = {}  # job -> its works that are owed
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def add(self, works: Sequence[Work], tasks: Sequence[Task], now: float) -> tuple[Ticket, ...]:
+        """Owe one ticket per work of one job."""
+        tickets = []
+        for work, task in zip(works, tasks, strict=True):
+            ticket = Ticket()
+            self._pending[work.id] = Pending(ticket, task.payload, now)
+            self._jobs.setdefault(work.job, []).append(work.id)
+            tickets.append(ticket)
+        return tuple(tickets)
+
+    def get(self, work: Work) -> Pending:
+        return self._pending[work.id]
+
+    def jobs(self) -> list[int]:
+        return list(self._jobs)
+
+    def take(self, work: Work) -> Pending | None:
+        """None if it was taken before: cancelled or expired while it ran."""
+        works = self._jobs.get(work.job)
+        if works is not None and work.id in works:
+            works.remove(work.id)
+            if not works:
+                del self._jobs[work.job]
+        return self._pending.pop(work.id, None)
+
+    def take_job(self, job_id: int) -> list[Pending]:
+        """All that is still owed to a job."""
+        return [self._pending.pop(work_id) for work_id in self._jobs.pop(job_id, [])]
+
+
+def item_error(error: ItemError) -> errors.SteadyvoiceError:
+    """What the worker says of one item -> what its caller gets."""
+    kinds = {"invalid": errors.InvalidInput, "oom": errors.OutOfMemory}
+    return kinds.get(error.kind, errors.ItemFailed)(error.message)

@@ -1,0 +1,120 @@
+"""The place of the one worker: when it may start, what state its model is in, how long to wait after a failure.
+
+Used by the engine's thread; other threads only read it and set `wanted`. Knows nothing of batches or tickets.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import time
+from concurrent.futures import Future
+
+from steadyvoice.engine.worker_handle import WorkerGone, WorkerHandle, WorkerSpec
+from steadyvoice.protocol import Message, ModelInfo
+
+log = logging.getLogger(__name__)
+
+FIRST_BACKOFF_S = 1.0  # after a failed load or a second death in a row; doubles
+LONGEST_BACKOFF_S = 30.0
+
+
+class State(enum.Enum):
+    """Of the model, as callers see it."""
+
+    UNLOADED = "unloaded"
+    LOADING = "loading"
+    READY = "ready"
+    BACKOFF = "backoff"  # the last load failed; the next is tried when the time has passed and somebody asks
+    CLOSED = "closed"
+
+
+class WorkerSlot:
+    """See the module's docstring."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._spec = spec
+        self.worker: WorkerHandle | None = None
+        self.model: ModelInfo | None = None
+        self.state = State.UNLOADED
+        self.wanted = False  # somebody asked for the model before there is work
+        self.loaded: Future[ModelInfo] = Future()  # of the load that is under way or will come next
+        self.last_error: str | None = None
+        self.loads = self.deaths = 0
+        self._failures = 0  # in a row, of loads and of workers
+        self._not_before = 0.0
+        self._load_began = 0.0
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds until a worker may be started; 0 when it may be now."""
+        return max(0.0, self._not_before - time.monotonic())
+
+    @property
+    def backing_off(self) -> bool:
+        """The last load failed a moment ago, so asking again now is of no use."""
+        return self.state is State.BACKOFF and self.wait_s > 0
+
+    def start(self) -> str | None:
+        """Start a worker and tell it to load. Returns why that was not possible, or None."""
+        self.state = State.LOADING
+        self._load_began = time.monotonic()
+        try:
+            self.worker = WorkerHandle(self._spec)
+            self.worker.send(Message("load"))
+        except (OSError, WorkerGone) as error:
+            return f"the worker process could not be started: {error}"
+        return None
+
+    def became_ready(self, model: ModelInfo) -> None:
+        self.model = model
+        self.state = State.READY
+        self.wanted = False
+        self.last_error = None
+        self.loads += 1
+        log.info("engine %s (%s) loaded in %.2f s", model.name, model.revision, time.monotonic() - self._load_began)
+        self.loaded.set_result(model)
+
+    def load_failed(self, reason: str) -> Future[ModelInfo]:
+        """Back off. Returns the future of the load that failed, for the engine to fail with what it tells everybody."""
+        self._remove()
+        self.wanted = False
+        self.last_error = f"the model could not be loaded: {reason}"
+        self._back_off()
+        self.state = State.BACKOFF
+        log.error("%s; next attempt in %.0f s at the earliest", self.last_error, self.wait_s)
+        failed, self.loaded = self.loaded, Future()
+        return failed
+
+    def died(self, how: str) -> None:
+        """The worker is gone, or is to go: a new one may start, at once after the first death, later after more in a row."""
+        status = self._remove()
+        log.error("worker %s (exit status %s)", how, status)
+        self.deaths += 1
+        self.last_error = f"the worker {how}"
+        self.loaded = Future()
+        self.state = State.UNLOADED
+        if self._failures:
+            self._back_off()
+        else:
+            self._failures = 1
+
+    def worked(self) -> None:
+        """A batch came back: the next failure starts counting afresh."""
+        self._failures = 0
+
+    def close(self) -> None:
+        """End the worker politely."""
+        self.state = State.CLOSED
+        self.model = None
+        if self.worker is not None:
+            self.worker.stop()
+            self.worker = None
+
+    def _remove(self) -> int | None:
+        worker, self.worker, self.model = self.worker, None, None
+        return worker.kill() if worker is not None else None
+
+    def _back_off(self) -> None:
+        self._not_before = time.monotonic() + min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2**self._failures)
+        self._failures += 1

@@ -1,0 +1,88 @@
+"""Running an app: logging, the listening socket, and an end that loses nobody. Knows nothing of routes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from steadyvoice.serving.http import request_id_var
+from steadyvoice.serving.service import Service
+
+log = logging.getLogger(__name__)
+
+EXIT_BAD_START = 2  # a configuration that no restart will mend
+GRACE_AFTER_DRAIN_S = 3  # for open page connections, which would otherwise never end
+MAX_CONNECTIONS = 512
+
+
+class DrainingServer(uvicorn.Server):
+    """On the first SIGTERM or SIGINT: not ready, nobody in, finish what runs, then stop. On the second: stop."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._service.door.closing:
+            super().handle_exit(sig, frame)
+            return
+        self._service.door.close()
+        log.info("draining: %d requests to finish, at most %g s", self._service.door.inside, self._service.settings.drain_s)
+        asyncio.get_running_loop().call_soon_threadsafe(lambda: asyncio.ensure_future(self._drain(sig, frame)))
+
+    async def _drain(self, sig: int, frame: FrameType | None) -> None:
+        finished = await asyncio.to_thread(self._service.door.wait_empty, self._service.settings.drain_s)
+        if not finished:
+            log.warning("%d requests did not finish in time and get 503", self._service.door.inside)
+            await asyncio.to_thread(self._service.engine.close)  # resolves every ticket
+            await asyncio.to_thread(self._service.door.wait_empty, GRACE_AFTER_DRAIN_S)
+        super().handle_exit(sig, frame)
+
+
+def serve(app: FastAPI, host: str, port: int) -> None:
+    """Run until asked to stop. Exits with 0 then, and with `EXIT_BAD_START` when the address cannot be had."""
+    service: Service = app.state.service
+    try:
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024)
+    except OSError as error:
+        log.error("cannot listen on %s:%d: %s", host, port, error.strerror)
+        service.close()
+        raise SystemExit(EXIT_BAD_START) from None
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=GRACE_AFTER_DRAIN_S,
+    )
+    # uvicorn raises the signal again once it has stopped; by then it means that all is well.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    log.info("steadyvoice %s on http://%s:%d, engine %s", service.role, host, port, service.card.name)
+    DrainingServer(config, service).run(sockets=[listener])
+
+
+class _RequestIdFilter(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.request_id = request_id_var.get()
+        return True
+
+
+def set_up_logging(level: str) -> None:
+    """One line per event on stderr, with the request's id."""
+    handler = logging.StreamHandler()
+    handler.addFilter(_RequestIdFilter())
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for noisy in ("httpx", "httpcore", "asyncio", "uvicorn.access", "multipart"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
