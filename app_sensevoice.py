@@ -6,9 +6,7 @@ The work is done by `steadyvoice.serving`; this file says what people see.
 from __future__ import annotations
 
 import json
-import logging
-import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -20,11 +18,11 @@ from steadyvoice.catalogue import RECOGNITION_LANGUAGES
 from steadyvoice.errors import SteadyvoiceError
 from steadyvoice.media.rich_text import join_text
 from steadyvoice.serving import page as ui
-from steadyvoice.serving.engines import NoEngine
 from steadyvoice.serving.http import close_routes, create_app, new_request_id
-from steadyvoice.serving.run import EXIT_BAD_START, serve, set_up_logging
+from steadyvoice.serving.run import run_app
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.transcription import (
+    Event,
     Progress,
     TranscribeOptions,
     Transcriber,
@@ -33,9 +31,7 @@ from steadyvoice.serving.transcription import (
     finished,
 )
 from steadyvoice.serving.transcription_routes import add_transcription_routes, verbose
-from steadyvoice.settings import Settings, SettingsError, load_settings
-
-log = logging.getLogger("steadyvoice.asr")
+from steadyvoice.settings import Settings
 
 TEXTS: ui.Texts = {
     "title": ("# steadyvoice · Speech to text", "# steadyvoice · 语音转文字"),
@@ -76,111 +72,102 @@ DOWNLOADS = ("txt", "srt", "vtt", "json")
 LANGUAGE_NAMES = {"auto": "Auto 自动", "zh": "中文", "en": "English", "yue": "粤语", "ja": "日本語", "ko": "한국어"}
 
 
-def build_page(transcriber: Transcriber) -> gr.Blocks:
-    """The page and the /transcribe endpoint."""
-    service = transcriber.service
-    card, settings = service.card, service.settings
-    with ui.blocks("steadyvoice · 语音转文字 · Speech to text") as page:
-        gr.Markdown(ui.t("title"), elem_classes="sv-head")
-        note = gr.HTML()
+class TranscribePage:
+    """The page's components, and what they do."""
+
+    def __init__(self, transcriber: Transcriber) -> None:
+        self._transcriber = transcriber
+        self._service = transcriber.service
         with gr.Row():
             with gr.Column(min_width=280):
-                audio = ui.uploaded_audio(
-                    sources=["upload", "microphone"], label=ui.t("audio"), elem_id="sv-audio", editable=False
-                )
-                language = gr.Dropdown(
-                    [(LANGUAGE_NAMES[name], name) for name in RECOGNITION_LANGUAGES if name in card.languages],
-                    value="auto",
-                    label=ui.t("language"),
-                    elem_id="sv-language",
-                )
-                with gr.Accordion(ui.t("options"), open=False):
-                    itn = gr.Checkbox(card.itn, label=ui.t("itn"), interactive=card.itn)
-                    merge = gr.Slider(0, settings.max_segment_s, settings.merge_length_s, step=1, label=ui.t("merge"))
-                with gr.Row():
-                    start = gr.Button(ui.t("transcribe"), variant="primary", elem_id="sv-start", min_width=120)
-                    stop = gr.Button(ui.t("stop"), variant="stop", elem_id="sv-stop", min_width=120)
+                self._lay_out_inputs()
             with gr.Column(min_width=280):
-                status = gr.HTML(elem_id="sv-status", elem_classes="sv-status")
-                text = gr.Textbox(label=ui.t("text"), lines=8, buttons=["copy"], elem_id="sv-text", interactive=False)
+                self.status = gr.HTML(elem_id="sv-status", elem_classes="sv-status")
+                self._text = gr.Textbox(label=ui.t("text"), lines=8, buttons=["copy"], elem_id="sv-text", interactive=False)
                 with gr.Row():
-                    downloads = {
+                    self._downloads = {
                         name: gr.DownloadButton(name, size="sm", min_width=60, interactive=False, elem_id=f"sv-{name}")
                         for name in DOWNLOADS
                     }
-        segments = gr.HTML(elem_id="sv-segments")
-        ui.add_memory_plot(service)
+        self._segments = gr.HTML(elem_id="sv-segments")
+        self.outputs = [self.status, self._text, self._segments, *self._downloads.values()]
 
-        def greet(request: gr.Request) -> tuple[str, str]:
-            return ui.note(service, request), ui.say(TEXTS, request, "ready")
-
-        page.load(greet, None, [note, status], queue=False, show_progress="hidden", api_visibility="private")
-
-        outputs = [status, text, segments, *downloads.values()]
-
-        def begin(request: gr.Request) -> dict[Any, Any]:
-            """At once, even where the queue is long: what was there is no longer the answer."""
-            return {
-                status: ui.say(TEXTS, request, "working"),
-                text: "",
-                segments: "",
-                **{button: gr.DownloadButton(interactive=False) for button in downloads.values()},
-            }
-
-        async def run(
-            path: str | None, language: str, use_itn: bool, merge_length_s: float, request: gr.Request
-        ) -> AsyncIterator[dict[Any, Any]]:
-            parts: list[TranscriptSegment] = []
-            new_request_id()
-            try:
-                options = transcriber.check(TranscribeOptions(language, use_itn, merge_length_s))
-                with service.door.enter(), ui.upload_path(path).open("rb") as file:
-                    events = transcriber.transcribe(file, options, ui.caller_of(request))
-                    async with aclosing(events) as stream:
-                        async for event in stream:
-                            match event:
-                                case Progress():
-                                    said = {"place": event.place, "done": event.done, "total": event.total}
-                                    yield {status: ui.say(TEXTS, request, event.stage, **said)}
-                                case TranscriptSegment():
-                                    parts.append(event)
-                                    yield {text: joined(parts), segments: segment_table(parts, request)}
-                                case Transcript():
-                                    files = write_downloads(event, Path(path or "").stem)
-                                    yield {
-                                        status: summary(event, request),
-                                        text: event.rich_text,
-                                        segments: segment_table(event.segments, request),
-                                        **{
-                                            downloads[name]: gr.DownloadButton(value=str(file_path), interactive=True)
-                                            for name, file_path in files.items()
-                                        },
-                                    }
-            except SteadyvoiceError as error:
-                yield {status: ui.explain(error, request)}
-
-        started = start.click(begin, None, outputs, queue=False, show_progress="hidden", api_visibility="private")
-        running = started.then(
-            run,
-            [audio, language, itn, merge],
-            outputs,
-            show_progress="minimal",
-            show_progress_on=status,
-            api_visibility="private",
+    def _lay_out_inputs(self) -> None:
+        card, settings = self._service.card, self._service.settings
+        audio = ui.uploaded_audio(sources=["upload", "microphone"], label=ui.t("audio"), elem_id="sv-audio", editable=False)
+        language = gr.Dropdown(
+            [(LANGUAGE_NAMES[name], name) for name in RECOGNITION_LANGUAGES if name in card.languages],
+            value="auto",
+            label=ui.t("language"),
+            elem_id="sv-language",
         )
+        with gr.Accordion(ui.t("options"), open=False):
+            itn = gr.Checkbox(card.itn, label=ui.t("itn"), interactive=card.itn)
+            merge = gr.Slider(0, settings.max_segment_s, settings.merge_length_s, step=1, label=ui.t("merge"))
+        with gr.Row():
+            self.start = gr.Button(ui.t("transcribe"), variant="primary", elem_id="sv-start", min_width=120)
+            self.stop = gr.Button(ui.t("stop"), variant="stop", elem_id="sv-stop", min_width=120)
+        self.inputs = [audio, language, itn, merge]
 
-        def stopped(request: gr.Request) -> str:
-            return ui.say(TEXTS, request, "stopped")
+    def greet(self, request: gr.Request) -> dict[Any, Any]:
+        return {self.status: ui.say(TEXTS, request, "ready")}
 
-        stop.click(
-            stopped,
-            None,
-            status,
-            cancels=[running],
-            queue=False,
-            show_progress="hidden",
-            api_visibility="private",
-        )
+    def begin(self, request: gr.Request) -> dict[Any, Any]:
+        return {
+            self.status: ui.say(TEXTS, request, "working"),
+            self._text: "",
+            self._segments: "",
+            **{button: gr.DownloadButton(interactive=False) for button in self._downloads.values()},
+        }
+
+    def stopped(self, request: gr.Request) -> dict[Any, Any]:
+        return {self.status: ui.say(TEXTS, request, "stopped")}
+
+    async def run(
+        self, path: str | None, language: str, use_itn: bool, merge_length_s: float, request: gr.Request
+    ) -> AsyncIterator[dict[Any, Any]]:
+        new_request_id()
+        parts: list[TranscriptSegment] = []
+        try:
+            options = self._transcriber.check(TranscribeOptions(language, use_itn, merge_length_s))
+            with self._service.door.enter(), ui.upload_path(path).open("rb") as file:
+                events = self._transcriber.transcribe(file, options, ui.caller_of(request))
+                async with aclosing(events) as stream:
+                    async for event in stream:
+                        if isinstance(event, TranscriptSegment):
+                            parts.append(event)
+                        yield self._show(event, parts, Path(path or "").stem, request)
+        except SteadyvoiceError as error:
+            yield {self.status: ui.explain(error, request)}
+
+    def _show(self, event: Event, parts: list[TranscriptSegment], stem: str, request: gr.Request) -> dict[Any, Any]:
+        """What changes on the page with one event; `parts` are the segments so far."""
+        match event:
+            case Progress():
+                said = {"place": event.place, "done": event.done, "total": event.total}
+                return {self.status: ui.say(TEXTS, request, event.stage, **said)}
+            case TranscriptSegment():
+                so_far = join_text([(part.text, part.language) for part in parts])
+                return {self._text: so_far, self._segments: segment_table(parts, request)}
+            case Transcript():
+                files = write_downloads(event, stem)
+                return {
+                    self.status: summary(event, request),
+                    self._text: event.rich_text,
+                    self._segments: segment_table(event.segments, request),
+                    **{
+                        self._downloads[name]: gr.DownloadButton(value=str(file), interactive=True)
+                        for name, file in files.items()
+                    },
+                }
+
+
+def build_page(transcriber: Transcriber) -> gr.Blocks:
+    """The page and the /transcribe endpoint."""
+    with ui.blocks("steadyvoice · 语音转文字 · Speech to text") as page:
+        ui.add_heading(page, transcriber.service)
+        ui.connect(page, TranscribePage(transcriber))
+        ui.add_memory_plot(transcriber.service)
         _add_endpoint(transcriber)
     return page
 
@@ -218,12 +205,7 @@ def _add_endpoint(transcriber: Transcriber) -> None:
 # --- what is shown
 
 
-def joined(parts: list[TranscriptSegment]) -> str:
-    """The text so far."""
-    return join_text([(part.text, part.language) for part in parts])
-
-
-def segment_table(parts: list[TranscriptSegment] | tuple[TranscriptSegment, ...], request: gr.Request) -> str:
+def segment_table(parts: Sequence[TranscriptSegment], request: gr.Request) -> str:
     headers = [ui.say(TEXTS, request, f"col_{name}") for name in ("time", "text", "language", "emotion", "events")]
     rows = [
         (f"{clock(s.start)} – {clock(s.end)}", s.text, s.language, s.emotion or "–", ", ".join(s.events) or "–") for s in parts
@@ -280,15 +262,7 @@ def build_app(settings: Settings, service: Service | None = None) -> FastAPI:
 
 
 def main() -> None:
-    set_up_logging("info")
-    try:
-        settings = load_settings()
-        set_up_logging(settings.log_level)
-        app = build_app(settings)
-    except (SettingsError, NoEngine) as error:
-        print(error, file=sys.stderr)  # noqa: T201 - the log may be the thing that is set wrongly
-        raise SystemExit(EXIT_BAD_START) from None
-    serve(app, settings.host, settings.asr_port)
+    run_app(build_app, lambda settings: settings.asr_port)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ The work is done by `steadyvoice.serving`; this file says what people see.
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -19,16 +17,13 @@ from steadyvoice.catalogue import EMOTIONS, SPEECH_LANGUAGES
 from steadyvoice.errors import SteadyvoiceError
 from steadyvoice.media.encode import AUDIO_FORMATS
 from steadyvoice.serving import page as ui
-from steadyvoice.serving.engines import NoEngine
 from steadyvoice.serving.http import close_routes, create_app, new_request_id
 from steadyvoice.serving.live_audio import LiveAudioShelf
-from steadyvoice.serving.run import EXIT_BAD_START, serve, set_up_logging
+from steadyvoice.serving.run import run_app
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.synthesis import MAX_SPEED, MIN_SPEED, SpeakOptions, Spoken, SpokenPiece, Synthesizer
 from steadyvoice.serving.synthesis_routes import add_synthesis_routes
-from steadyvoice.settings import Settings, SettingsError, load_settings
-
-log = logging.getLogger("steadyvoice.tts")
+from steadyvoice.settings import Settings
 
 TEXTS: ui.Texts = {
     "title": ("# steadyvoice · Text to speech", "# steadyvoice · 文字转语音"),
@@ -62,136 +57,117 @@ LANGUAGE_NAMES = {"auto": "Auto 自动", "zh": "中文", "yue": "粤语", "en": 
 EMOTION_NAMES = dict(zip(EMOTIONS, ("自然", "开心", "愤怒", "悲伤", "恐惧", "厌恶", "忧郁", "惊讶", "平静"), strict=True))
 
 
-def build_page(synthesizer: Synthesizer, shelf: LiveAudioShelf) -> gr.Blocks:
-    """The page and the /synthesize endpoint."""
-    service = synthesizer.service
-    card = service.card
-    with ui.blocks("steadyvoice · 文字转语音 · Text to speech") as page:
-        gr.Markdown(ui.t("title"), elem_classes="sv-head")
-        note = gr.HTML()
+class SpeakPage:
+    """The page's components, and what they do."""
+
+    def __init__(self, synthesizer: Synthesizer, shelf: LiveAudioShelf) -> None:
+        self._synthesizer = synthesizer
+        self._service = synthesizer.service
+        self._shelf = shelf
         with gr.Row():
             with gr.Column(min_width=280):
-                text = gr.Textbox(
-                    label=ui.t("text"),
-                    placeholder=ui.t("placeholder"),
-                    lines=6,
-                    max_length=service.settings.max_text_chars,
-                    elem_id="sv-input",
-                )
-                with gr.Row():
-                    language = gr.Dropdown(
-                        [(LANGUAGE_NAMES[name], name) for name in SPEECH_LANGUAGES if name in card.languages],
-                        value="auto",
-                        label=ui.t("language"),
-                        min_width=120,
-                        elem_id="sv-language",
-                    )
-                    speaker = gr.Dropdown(
-                        [(f"{index} · {name}", name) for index, name in enumerate(card.speakers)],
-                        value=card.speakers[0],
-                        label=ui.t("speaker"),
-                        min_width=120,
-                        elem_id="sv-speaker",
-                    )
-                with gr.Row():
-                    emotion = gr.Dropdown(
-                        [(f"{name} {EMOTION_NAMES[name]}", name) for name in EMOTIONS],
-                        value="neutral",
-                        label=ui.t("emotion"),
-                        min_width=120,
-                        elem_id="sv-emotion",
-                    )
-                    strength = gr.Slider(0, 1, 0.6, step=0.05, label=ui.t("strength"), min_width=120)
-                with gr.Row():
-                    speed = gr.Slider(MIN_SPEED, MAX_SPEED, 1.0, step=0.05, label=ui.t("speed"), min_width=120)
-                    file_format = gr.Dropdown(list(AUDIO_FORMATS), value="wav", label=ui.t("format"), min_width=120)
-                with gr.Row():
-                    start = gr.Button(ui.t("speak"), variant="primary", elem_id="sv-start", min_width=120)
-                    stop = gr.Button(ui.t("stop"), variant="stop", elem_id="sv-stop", min_width=120)
+                self._lay_out_inputs()
             with gr.Column(min_width=280):
-                status = gr.HTML(elem_id="sv-status", elem_classes="sv-status")
-                player = gr.HTML(elem_id="sv-player", elem_classes="sv-player")
-                result = gr.Audio(label=ui.t("result"), interactive=False, elem_id="sv-result", buttons=[])
-                download = gr.DownloadButton(ui.t("download"), size="sm", interactive=False, elem_id="sv-download")
-        ui.add_memory_plot(service)
+                self.status = gr.HTML(elem_id="sv-status", elem_classes="sv-status")
+                self._player = gr.HTML(elem_id="sv-player", elem_classes="sv-player")
+                self._result = gr.Audio(label=ui.t("result"), interactive=False, elem_id="sv-result", buttons=[])
+                self._download = gr.DownloadButton(ui.t("download"), size="sm", interactive=False, elem_id="sv-download")
+        self.outputs = [self.status, self._player, self._result, self._download]
 
-        def greet(request: gr.Request) -> tuple[str, str]:
-            return ui.note(service, request), ui.say(TEXTS, request, "ready")
+    def _lay_out_inputs(self) -> None:
+        card, settings = self._service.card, self._service.settings
 
-        page.load(greet, None, [note, status], queue=False, show_progress="hidden", api_visibility="private")
+        def choice(key: str, choices: list[tuple[str, str]], value: str) -> gr.Dropdown:
+            return gr.Dropdown(choices, value=value, label=ui.t(key), min_width=120, elem_id=f"sv-{key}")
 
-        outputs = [status, player, result, download]
+        def amount(key: str, low: float, high: float, value: float) -> gr.Slider:
+            return gr.Slider(low, high, value, step=0.05, label=ui.t(key), min_width=120)
 
-        def begin(request: gr.Request) -> dict[Any, Any]:
-            """At once, even where the queue is long: what was there is no longer the answer."""
-            return {
-                status: ui.say(TEXTS, request, "working"),
-                player: "",
-                result: None,
-                download: gr.DownloadButton(interactive=False),
-            }
+        text = gr.Textbox(
+            label=ui.t("text"),
+            placeholder=ui.t("placeholder"),
+            lines=6,
+            max_length=settings.max_text_chars,
+            elem_id="sv-input",
+        )
+        with gr.Row():
+            spoken = [(LANGUAGE_NAMES[name], name) for name in SPEECH_LANGUAGES if name in card.languages]
+            language = choice("language", spoken, "auto")
+            speakers = [(f"{index} · {name}", name) for index, name in enumerate(card.speakers)]
+            speaker = choice("speaker", speakers, card.speakers[0])
+        with gr.Row():
+            emotion = choice("emotion", [(f"{name} {EMOTION_NAMES[name]}", name) for name in EMOTIONS], "neutral")
+            strength = amount("strength", 0, 1, 0.6)
+        with gr.Row():
+            speed = amount("speed", MIN_SPEED, MAX_SPEED, 1.0)
+            file_format = choice("format", [(name, name) for name in AUDIO_FORMATS], "wav")
+        with gr.Row():
+            self.start = gr.Button(ui.t("speak"), variant="primary", elem_id="sv-start", min_width=120)
+            self.stop = gr.Button(ui.t("stop"), variant="stop", elem_id="sv-stop", min_width=120)
+        self.inputs = [text, language, emotion, strength, speaker, speed, file_format]
 
-        async def run(
-            text: str,
-            language: str,
-            emotion: str,
-            strength: float,
-            speaker: str,
-            speed: float,
-            file_format: str,
-            request: gr.Request,
-        ) -> AsyncIterator[dict[Any, Any]]:
-            options = SpeakOptions(text or "", language, emotion, strength, speaker, speed, file_format)
-            spoken_pieces: list[SpokenPiece] = []
-            live = shelf.new()
-            new_request_id()
-            try:
-                checked = synthesizer.check(options)
-                with service.door.enter():
-                    events = synthesizer.pieces(checked, ui.caller_of(request))
-                    async with aclosing(events) as stream:
-                        async for piece in stream:
-                            spoken_pieces.append(piece)
-                            await live.add(piece.speech)
-                            said = ui.say(TEXTS, request, "speaking", done=piece.index + 1, total=piece.total)
-                            # Set once: a player that is drawn again starts again.
-                            yield {status: said} | ({player: live_player(live.token)} if piece.index == 0 else {})
-                    await live.finish()
-                    spoken = await synthesizer.join(spoken_pieces, checked.format)
-                    file = write_file(spoken)
-                    yield {
-                        status: summary(spoken, len(spoken_pieces), service, request),
-                        # Raw PCM has no header, so no browser plays it: it is for download only.
-                        result: None if spoken.format.name == "pcm" else str(file),
-                        download: gr.DownloadButton(value=str(file), interactive=True),
-                    }
-            except SteadyvoiceError as error:
-                yield {status: ui.explain(error, request)}
-            finally:
+    def greet(self, request: gr.Request) -> dict[Any, Any]:
+        return {self.status: ui.say(TEXTS, request, "ready")}
+
+    def begin(self, request: gr.Request) -> dict[Any, Any]:
+        return {
+            self.status: ui.say(TEXTS, request, "working"),
+            self._player: "",
+            self._result: None,
+            self._download: gr.DownloadButton(interactive=False),
+        }
+
+    def stopped(self, request: gr.Request) -> dict[Any, Any]:
+        # Without its element the player falls silent.
+        return {self.status: ui.say(TEXTS, request, "stopped"), self._player: ""}
+
+    async def run(
+        self,
+        text: str | None,
+        language: str,
+        emotion: str,
+        strength: float,
+        speaker: str,
+        speed: float,
+        file_format: str,
+        request: gr.Request,
+    ) -> AsyncIterator[dict[Any, Any]]:
+        new_request_id()
+        synthesizer = self._synthesizer
+        options = SpeakOptions(text or "", language, emotion, strength, speaker, speed, file_format)
+        pieces: list[SpokenPiece] = []
+        live = self._shelf.new()
+        try:
+            checked = synthesizer.check(options)
+            with self._service.door.enter():
+                async with aclosing(synthesizer.pieces(checked, ui.caller_of(request))) as stream:
+                    async for piece in stream:
+                        pieces.append(piece)
+                        await live.add(piece.speech)
+                        said = ui.say(TEXTS, request, "speaking", done=piece.index + 1, total=piece.total)
+                        # Set once: a player that is drawn again starts again.
+                        yield {self.status: said} | ({self._player: live_player(live.token)} if piece.index == 0 else {})
                 await live.finish()
+                spoken = await synthesizer.join(pieces, checked.format)
+            file = write_file(spoken)
+            yield {
+                self.status: summary(spoken, len(pieces), self._service, request),
+                # Raw PCM has no header, so no browser plays it: it is for download only.
+                self._result: None if spoken.format.name == "pcm" else str(file),
+                self._download: gr.DownloadButton(value=str(file), interactive=True),
+            }
+        except SteadyvoiceError as error:
+            yield {self.status: ui.explain(error, request)}
+        finally:
+            await live.finish()
 
-        started = start.click(begin, None, outputs, queue=False, show_progress="hidden", api_visibility="private")
-        running = started.then(
-            run,
-            [text, language, emotion, strength, speaker, speed, file_format],
-            outputs,
-            show_progress="minimal",
-            show_progress_on=status,
-            api_visibility="private",
-        )
 
-        def stopped(request: gr.Request) -> tuple[str, str]:
-            return ui.say(TEXTS, request, "stopped"), ""  # without its element the player falls silent
-
-        stop.click(
-            stopped,
-            None,
-            [status, player],
-            cancels=[running],
-            queue=False,
-            show_progress="hidden",
-            api_visibility="private",
-        )
+def build_page(synthesizer: Synthesizer, shelf: LiveAudioShelf) -> gr.Blocks:
+    """The page and the /synthesize endpoint."""
+    with ui.blocks("steadyvoice · 文字转语音 · Text to speech") as page:
+        ui.add_heading(page, synthesizer.service)
+        ui.connect(page, SpeakPage(synthesizer, shelf))
+        ui.add_memory_plot(synthesizer.service)
         _add_endpoint(synthesizer)
     return page
 
@@ -283,15 +259,7 @@ def build_app(settings: Settings, service: Service | None = None) -> FastAPI:
 
 
 def main() -> None:
-    set_up_logging("info")
-    try:
-        settings = load_settings()
-        set_up_logging(settings.log_level)
-        app = build_app(settings)
-    except (SettingsError, NoEngine) as error:
-        print(error, file=sys.stderr)  # noqa: T201 - the log may be the thing that is set wrongly
-        raise SystemExit(EXIT_BAD_START) from None
-    serve(app, settings.host, settings.tts_port)
+    run_app(build_app, lambda settings: settings.tts_port)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ from __future__ import annotations
 import html
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import gradio as gr
 from fastapi import FastAPI
@@ -133,6 +133,47 @@ def mount(app: FastAPI, page: gr.Blocks, service: Service, texts: Texts) -> None
     )
 
 
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+
+
+class JobPage(Protocol):
+    """What a page with one job at a time offers to `connect`. The handlers answer with {component: value}."""
+
+    start: gr.Button
+    stop: gr.Button
+    status: gr.HTML
+    inputs: list[Any]
+    outputs: list[Any]
+
+    def greet(self, request: gr.Request) -> dict[Any, Any]:
+        """When the page is opened."""
+
+    def begin(self, request: gr.Request) -> dict[Any, Any]:
+        """At once when the job is started, even where the queue is long: what was there is no longer the answer."""
+
+    def stopped(self, request: gr.Request) -> dict[Any, Any]:
+        """When the job has been stopped."""
+
+    @property
+    def run(self) -> Callable[..., AsyncIterator[dict[Any, Any]]]:
+        """The job: takes the values of `inputs` and the request, yields as it goes."""
+
+
+def connect(page: gr.Blocks, job: JobPage) -> None:
+    """Let the buttons do what they say. Called inside `with page`."""
+    page.load(job.greet, None, job.outputs, **QUIET)
+    started = job.start.click(job.begin, None, job.outputs, **QUIET)
+    running = started.then(
+        job.run,
+        job.inputs,
+        job.outputs,
+        show_progress="minimal",
+        show_progress_on=job.status,
+        api_visibility="private",
+    )
+    job.stop.click(job.stopped, None, job.outputs, cancels=[running], **QUIET)
+
+
 # --- language
 
 
@@ -171,11 +212,16 @@ def caller_of(request: gr.Request) -> str:
 # --- pieces of the page
 
 
-def note(service: Service, request: gr.Request) -> str:
-    """What a user should know of the engine."""
-    card = service.card
-    text = card.note_zh if speaks_chinese(request) else card.note_en
-    return f'<div class="sv-note">{html.escape(text)}</div>' if text else ""
+def add_heading(page: gr.Blocks, service: Service) -> None:
+    """The title, and what a user should know of the engine. Called inside `with page`."""
+    gr.Markdown(t("title"), elem_classes="sv-head")
+    note = gr.HTML()
+
+    def tell(request: gr.Request) -> str:
+        text = service.card.note_zh if speaks_chinese(request) else service.card.note_en
+        return f'<div class="sv-note">{html.escape(text)}</div>' if text else ""
+
+    page.load(tell, None, note, **QUIET)
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], wide: int) -> str:
@@ -225,7 +271,7 @@ def add_memory_plot(service: Service) -> None:
         return memory_plot(service.memory.samples(), speaks_chinese(request))
 
     timer = gr.Timer(PLOT_SECONDS)
-    timer.tick(look, None, plot, queue=False, show_progress="hidden", api_visibility="private")
+    timer.tick(look, None, plot, **QUIET)
 
 
 # Gradio asks for consent to nothing: its analytics are off before any of its modules looks at the environment.

@@ -7,13 +7,16 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
+from steadyvoice.serving.engines import NoEngine
 from steadyvoice.serving.http import request_id_var
 from steadyvoice.serving.service import Service
+from steadyvoice.settings import Settings, SettingsError, load_settings
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +73,19 @@ def serve(app: FastAPI, host: str, port: int) -> None:
         signal.signal(number, lambda *_: sys.exit(0))
     log.info("steadyvoice %s on http://%s:%d, engine %s", service.role, host, port, service.card.name)
     DrainingServer(config, service).run(sockets=[listener])
+
+
+def run_app(build: Callable[[Settings], FastAPI], port_of: Callable[[Settings], int]) -> None:
+    """An app's `main`: settings, log, app, serve. Exits with `EXIT_BAD_START` where no restart would help."""
+    set_up_logging("info")
+    try:
+        settings = load_settings()
+        set_up_logging(settings.log_level)
+        app = build(settings)
+    except (SettingsError, NoEngine) as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the log may be the thing that is set wrongly
+        raise SystemExit(EXIT_BAD_START) from None
+    serve(app, settings.host, port_of(settings))
 
 
 class _RequestIdFilter(logging.Filter):

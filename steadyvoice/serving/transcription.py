@@ -15,9 +15,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
+
 from steadyvoice.catalogue import RECOGNITION_LANGUAGES, TOKENS_PER_SECOND
 from steadyvoice.engine.scheduler import ServiceClass
-from steadyvoice.engine.tickets import Answer, Task
+from steadyvoice.engine.tickets import Answer, JobHandle, Task
 from steadyvoice.errors import InvalidInput
 from steadyvoice.media.decode import SAMPLE_RATE, DecodeLimits, decode
 from steadyvoice.media.rich_text import RichSegment, join_text, rich_text
@@ -160,18 +163,7 @@ class Transcriber:
         cuts = SegmentOptions(options.merge_length_s, service.settings.max_segment_s)
         spans = await service.on_host(partial(segment, samples, cuts))
         service.memory.step("segment")
-        job = service.engine.submit(
-            [
-                Task(
-                    RecognizeItem(samples[span.start : span.end], options.language, options.use_itn).to_payload(),
-                    span.length / SAMPLE_RATE,
-                )
-                for span in spans
-            ],
-            caller=caller,
-            service_class=options.service_class,
-            timeout_s=service.settings.request_timeout_s,
-        )
+        job = self._submit(samples, spans, options, caller)
         duration = len(samples) / SAMPLE_RATE
         del samples  # the engine holds what it needs
         service.memory.step("queue")
@@ -203,6 +195,22 @@ class Transcriber:
             transcript.inference_s,
         )
         yield transcript
+
+    def _submit(self, samples: NDArray[np.float32], spans: Sequence[Span], options: TranscribeOptions, caller: str) -> JobHandle:
+        """One task per span; the payloads are views of `samples`, copied only when they are sent."""
+        tasks = [
+            Task(
+                RecognizeItem(samples[span.start : span.end], options.language, options.use_itn).to_payload(),
+                span.length / SAMPLE_RATE,
+            )
+            for span in spans
+        ]
+        return self.service.engine.submit(
+            tasks,
+            caller=caller,
+            service_class=options.service_class,
+            timeout_s=self.service.settings.request_timeout_s,
+        )
 
     def _finish(self, segments: tuple[TranscriptSegment, ...], duration: float, answers: Sequence[Answer]) -> Transcript:
         """Off the hot path: join the text, make the views."""

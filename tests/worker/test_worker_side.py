@@ -1,25 +1,12 @@
-"""What the worker side promises to other interpreters and to its app."""
+"""What the worker side promises to its app."""
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
-from pathlib import Path
-
-import pytest
 
 from steadyvoice.serving.service import Service
 from steadyvoice.settings import ROOT, Settings
-
-WORKER_SIDE = [ROOT / "steadyvoice" / f"{name}.py" for name in ("__init__", "protocol", "memory", "catalogue")] + sorted(
-    (ROOT / "steadyvoice" / "worker").rglob("*.py")
-)
-
-
-@pytest.mark.parametrize("path", WORKER_SIDE, ids=lambda path: str(path.relative_to(ROOT)))
-def test_the_worker_side_is_written_in_python_3_10(path: Path) -> None:
-    ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 10))
 
 
 def test_a_worker_started_without_its_parent_ends_at_once() -> None:
