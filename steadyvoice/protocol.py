@@ -87,8 +87,10 @@ def decode(frame: bytes) -> Message:
                 arrays.append(np.frombuffer(frame, DTYPES[name], count, offset).reshape(shape))
                 offset += count * DTYPES[name].itemsize
             items.append(Payload(item["fields"], tuple(arrays)))
-        return Message(header["kind"], header["fields"], tuple(items))
-    except (struct.error, ValueError, KeyError, TypeError) as error:
+        if not isinstance(header["fields"], dict):
+            raise TypeError("fields are not an object")
+        return Message(str(header["kind"]), header["fields"], tuple(items))
+    except (struct.error, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
         raise ProtocolError(f"malformed frame of {len(frame)} bytes: {error}") from error
 
 

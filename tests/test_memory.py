@@ -91,14 +91,14 @@ def test_every_sample_is_observed_once() -> None:
     assert [(s.step, s.process) for s in observed] == [("decode", "app"), ("batch", "worker")]
 
 
-def test_every_sample_is_one_line_with_its_request(caplog: pytest.LogCaptureFixture) -> None:
+def test_every_sample_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     log = MemoryLog()
 
     with caplog.at_level(logging.INFO):
-        log.record(MemorySample("batch", "worker", at=1.0, rss=123_000_000, allocated=4_000_000), request_id="abc")
+        log.record(MemorySample("batch", "worker", at=1.0, rss=123_000_000, allocated=4_000_000))
 
     (line,) = caplog.messages
-    assert line == "memory step=batch process=worker rss=123MB allocated=4MB reserved=- peak=- free=- request=abc"
+    assert line == "memory step=batch process=worker rss=123MB allocated=4MB reserved=- peak=- free=-"
 
 
 def test_many_threads_lose_no_sample() -> None:

@@ -22,7 +22,7 @@ from steadyvoice import errors
 from steadyvoice.engine.alarm import Alarm
 from steadyvoice.engine.scheduler import Limits, Scheduler, ServiceClass, Work
 from steadyvoice.engine.tickets import Answer, JobHandle, Ledger, Pending, Task, Ticket, item_error
-from steadyvoice.engine.worker_handle import WorkerGone, WorkerSpec
+from steadyvoice.engine.worker_handle import WorkerGone, WorkerHandle, WorkerSpec
 from steadyvoice.engine.worker_slot import State, WorkerSlot
 from steadyvoice.memory import MemoryLog, MemorySample
 from steadyvoice.protocol import HEARTBEAT_S, ItemError, Message, ModelInfo, Payload, ProtocolError
@@ -60,6 +60,7 @@ class _Running:
     id: int
     works: tuple[Work, ...]
     unanswered: set[int]  # indices into `works`
+    since: float  # monotonic seconds
 
 
 class Engine:
@@ -71,7 +72,10 @@ class Engine:
         limits: Limits,
         memory: MemoryLog | None = None,
         on_batch: Callable[[int, float, float], None] = lambda items, padded_s, inference_s: None,
+        on_crash: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_batch` hears of every finished batch; `on_crash` of a bug that ended the engine's thread, after all who waited.
+        Both are called on that thread."""
         self._lock = threading.Lock()  # guards scheduler and ledger
         self._scheduler = Scheduler(limits)
         self._ledger = Ledger()
@@ -81,6 +85,7 @@ class Engine:
         self._ids = itertools.count(1)
         self._memory = memory or MemoryLog()
         self._on_batch = on_batch
+        self.on_crash = on_crash
         self._rate = FIRST_RATE
         self._batches = self._largest_batch = 0
         self._closing = False
@@ -189,6 +194,7 @@ class Engine:
     # --- the engine's thread
 
     def _run(self) -> None:
+        crashed = True
         try:
             while not self._closing:
                 self._beat = time.monotonic()
@@ -197,6 +203,7 @@ class Engine:
                 self._start_worker_if_wanted()
                 self._dispatch()
                 self._listen()
+            crashed = False
         finally:
             # Also on a bug in here: nobody may be left waiting for a thread that is gone.
             with self._lock:
@@ -209,6 +216,9 @@ class Engine:
             _settle(owed, _shutting_down())
             if not self._slot.loaded.done():
                 self._slot.loaded.set_exception(_shutting_down())
+            if crashed:
+                log.critical("the engine's thread ended by a bug", exc_info=True)
+                self.on_crash()
 
     def _drop_expired(self) -> None:
         with self._lock:
@@ -278,7 +288,7 @@ class Engine:
                         self._ledger.take(work)
                 if live:
                     payloads = tuple(self._ledger.get(work).payload for work in live)
-                    return _Running(batch.id, tuple(live), set(range(len(live)))), payloads
+                    return _Running(batch.id, tuple(live), set(range(len(live))), now), payloads
         return None, ()
 
     def _listen(self) -> None:
@@ -298,20 +308,29 @@ class Engine:
                 self._hear(message)
         except WorkerGone:
             self._worker_died("died")
-        except (ProtocolError, KeyError, TypeError, ValueError) as error:
+        except (ProtocolError, LookupError, TypeError, ValueError, OverflowError) as error:
             log.error("worker talks nonsense: %r", error)
             self._worker_died("broke the protocol")
         else:
-            if worker is not None and worker.hung:
+            if worker is not None and (worker.hung or self._is_stuck(worker)):
                 self._worker_died("hung")
+
+    def _is_stuck(self, worker: WorkerHandle) -> bool:
+        """Nobody waits for the running batch any more, and yet it does not end: its model call may never return."""
+        running = self._running
+        if running is None or time.monotonic() - running.since < worker.heartbeat_timeout_s:
+            return False
+        with self._lock:
+            return not any(self._ledger.owes(running.works[index]) for index in running.unanswered)
 
     # --- what the worker says
 
     def _hear(self, message: Message) -> None:
+        """Each case reads the whole message before it changes anything: a wrong one must leave nothing half done."""
         match message.kind:
-            case "loaded":
+            case "loaded" if self._slot.state is State.LOADING:
                 self._became_ready(message)
-            case "load_failed":
+            case "load_failed" if self._slot.state is State.LOADING:
                 self._load_failed(str(message.fields["reason"]))
             case "result" | "failed":
                 self._answered(message)
@@ -320,7 +339,7 @@ class Engine:
             case "hello" | "heartbeat":
                 pass
             case kind:
-                raise ProtocolError(f"unknown message {kind!r}")
+                raise ProtocolError(f"message {kind!r} is unknown, or out of place")
 
     def _became_ready(self, message: Message) -> None:
         model = ModelInfo(**message.fields["model"])
@@ -374,7 +393,7 @@ class Engine:
 
     def _worker_died(self, how: str) -> None:
         """Replace the worker; what it was working on is tried once more, then fails."""
-        if self._slot.model is None:
+        if self._slot.state is State.LOADING and not self._slot.may_try_again:
             self._load_failed(f"the worker {how} while loading")
             return
         self._slot.died(how)

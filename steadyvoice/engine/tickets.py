@@ -85,6 +85,9 @@ class Ledger:
             tickets.append(ticket)
         return tuple(tickets)
 
+    def owes(self, work: Work) -> bool:
+        return work.id in self._pending
+
     def get(self, work: Work) -> Pending:
         return self._pending[work.id]
 

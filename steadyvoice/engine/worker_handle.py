@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent.parent
 EXIT_WAIT_S = 2.0  # a worker that was asked to go may take so long
+PIPE_TIMEOUT_S = 15.0  # for one frame to pass; a worker that is alive reads at once
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class WorkerSpec:
 
 
 class WorkerGone(Exception):
-    """The other end of the pipe is closed."""
+    """The other end of the pipe is closed, or does not take or finish a frame."""
 
 
 class WorkerHandle:
@@ -50,6 +52,10 @@ class WorkerHandle:
 
     def __init__(self, spec: WorkerSpec) -> None:
         ours, theirs = socket.socketpair()
+        # A stopped worker neither reads nor finishes a frame: the engine's thread must not wait with it for ever.
+        limit = struct.pack("ll", *divmod(int(min(PIPE_TIMEOUT_S, spec.heartbeat_timeout_s) * 1e6), 1_000_000))
+        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+            ours.setsockopt(socket.SOL_SOCKET, option, limit)
         with theirs:
             os.set_inheritable(theirs.fileno(), True)
             environment = os.environ | {
@@ -80,13 +86,13 @@ class WorkerHandle:
         return self._process.pid
 
     @property
-    def silent_s(self) -> float:
-        """Seconds since the worker last said anything."""
-        return time.monotonic() - self.last_heard
+    def heartbeat_timeout_s(self) -> float:
+        return self._spec.heartbeat_timeout_s
 
     @property
     def hung(self) -> bool:
-        return self.silent_s > self._spec.heartbeat_timeout_s
+        """It has said nothing, not even that it lives, for too long."""
+        return time.monotonic() - self.last_heard > self.heartbeat_timeout_s
 
     def send(self, message: Message) -> None:
         """Raises WorkerGone when the worker has died."""

@@ -55,6 +55,11 @@ class WorkerSlot:
         """The last load failed a moment ago, so asking again now is of no use."""
         return self.state is State.BACKOFF and self.wait_s > 0
 
+    @property
+    def may_try_again(self) -> bool:
+        """A single death costs nobody anything; the next one in a row does."""
+        return self._failures == 0
+
     def start(self) -> str | None:
         """Start a worker and tell it to load. Returns why that was not possible, or None."""
         self.state = State.LOADING
@@ -92,7 +97,8 @@ class WorkerSlot:
         log.error("worker %s (exit status %s)", how, status)
         self.deaths += 1
         self.last_error = f"the worker {how}"
-        self.loaded = Future()
+        if self.loaded.done():  # else somebody still waits for it, and the next worker will do
+            self.loaded = Future()
         self.state = State.UNLOADED
         if self._failures:
             self._back_off()
@@ -116,5 +122,5 @@ class WorkerSlot:
         return worker.kill() if worker is not None else None
 
     def _back_off(self) -> None:
-        self._not_before = time.monotonic() + min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2**self._failures)
+        self._not_before = time.monotonic() + min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(self._failures, 10))
         self._failures += 1

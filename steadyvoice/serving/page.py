@@ -13,7 +13,6 @@ import gradio as gr
 from fastapi import FastAPI
 from gradio import utils
 from gradio.i18n import I18nData
-from gradio_client.utils import is_http_url_like
 
 from steadyvoice.errors import InvalidInput, SteadyvoiceError
 from steadyvoice.memory import MemorySample
@@ -22,6 +21,8 @@ from steadyvoice.serving.service import Service
 Texts = Mapping[str, tuple[str, str]]  # key -> (English, Chinese)
 
 KEY_PREFIX = "sv_"  # of the page's texts, apart from Gradio's own
+# Gradio matches a browser's language to these letter by letter.
+CHINESE_LOCALES = ("zh-CN", "zh-TW", "zh-HK", "zh-MO", "zh-SG", "zh-Hans", "zh-Hant", "zh-Hans-CN", "zh-Hant-TW", "zh-Hant-HK")
 PLOT_SECONDS = 5  # between two looks at the memory
 FILES_KEPT_S = 3_600  # uploads and downloads of the page
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"]
@@ -59,19 +60,22 @@ HEAD = '<meta name="referrer" content="no-referrer">'
 
 
 def uploaded_audio(**options: Any) -> gr.Audio:
-    """An audio input that takes uploads and recordings only. Gradio's own would also fetch a URL that a client sends.
+    """An audio input that takes uploads and recordings only.
+
+    Gradio's own would fetch a URL that a client sends, and, in a page that is mounted rather than launched, copy any file of this
+    machine into the cache before a handler sees its path.
 
     The methods are replaced on the instance: Gradio writes a .pyi file beside the source of every subclass of a component.
     """
-    audio = gr.Audio(type="filepath", **options)
+    audio = gr.Audio(type="filepath", buttons=["download"], **options)
     move, move_async = audio.move_resource_to_block_cache, audio.async_move_resource_to_block_cache
 
     def guarded(path: str | Path | None) -> Any:
-        _refuse_url(path)
+        _refuse_what_was_not_uploaded(path)
         return move(path)
 
     async def guarded_async(path: str | Path | None) -> Any:
-        _refuse_url(path)
+        _refuse_what_was_not_uploaded(path)
         return await move_async(path)
 
     audio.move_resource_to_block_cache = guarded
@@ -79,9 +83,14 @@ def uploaded_audio(**options: Any) -> gr.Audio:
     return audio
 
 
-def _refuse_url(path: str | Path | None) -> None:
-    if path is not None and is_http_url_like(str(path)):
-        raise gr.Error("URLs are not fetched; upload the file", print_exception=False)
+def _refuse_what_was_not_uploaded(path: str | Path | None) -> None:
+    if path is not None and not _is_upload(Path(path)):
+        raise gr.Error("the audio is not an uploaded file; paths and URLs are not opened", print_exception=False)
+
+
+def _is_upload(path: Path) -> bool:
+    """Whether the path lies where uploads lie, links followed. The file itself is not touched."""
+    return path.resolve().is_relative_to(Path(utils.get_upload_folder()).resolve())
 
 
 def upload_path(path: str | None) -> Path:
@@ -93,7 +102,7 @@ def upload_path(path: str | None) -> Path:
     if not path:
         raise InvalidInput("no audio was given", param="file")
     resolved = Path(path).resolve()
-    if not resolved.is_relative_to(Path(utils.get_upload_folder()).resolve()) or not resolved.is_file():
+    if not _is_upload(resolved) or not resolved.is_file():
         raise InvalidInput("the audio is not an uploaded file", param="file")
     return resolved
 
@@ -113,7 +122,8 @@ def blocks(title: str) -> gr.Blocks:
 def mount(app: FastAPI, page: gr.Blocks, service: Service, texts: Texts) -> None:
     """Put the page at / with the queue that the card allows."""
     admission = service.door.admission
-    page.queue(max_size=admission.queue_size or None, default_concurrency_limit=admission.concurrency)
+    # Gradio takes a size of zero for no limit.
+    page.queue(max_size=max(1, admission.queue_size), default_concurrency_limit=admission.concurrency)
     english = {KEY_PREFIX + key: english for key, (english, _) in texts.items()}
     chinese = {KEY_PREFIX + key: chinese for key, (_, chinese) in texts.items()}
     gr.mount_gradio_app(
@@ -129,7 +139,7 @@ def mount(app: FastAPI, page: gr.Blocks, service: Service, texts: Texts) -> None
         head=HEAD,
         footer_links=["api"],
         ssr_mode=False,
-        i18n=gr.I18n(en=english, zh=chinese, **{"zh-CN": chinese, "zh-TW": chinese}),
+        i18n=gr.I18n(en=english, zh=chinese, **dict.fromkeys(CHINESE_LOCALES, chinese)),
     )
 
 

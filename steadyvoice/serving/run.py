@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
@@ -20,6 +21,7 @@ from steadyvoice.settings import Settings, SettingsError, load_settings
 
 log = logging.getLogger(__name__)
 
+EXIT_CRASH = 70  # a bug; a restart may well mend it
 EXIT_BAD_START = 2  # a configuration that no restart will mend
 GRACE_AFTER_DRAIN_S = 3  # for open page connections, which would otherwise never end
 MAX_CONNECTIONS = 512
@@ -58,6 +60,8 @@ def serve(app: FastAPI, host: str, port: int) -> None:
         log.error("cannot listen on %s:%d: %s", host, port, error.strerror)
         service.close()
         raise SystemExit(EXIT_BAD_START) from None
+    # Without its engine an app can only refuse; ending lets whoever started it start it again.
+    service.engine.on_crash = lambda: os._exit(EXIT_CRASH)
     config = uvicorn.Config(
         app,
         log_config=None,

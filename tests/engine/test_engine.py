@@ -695,10 +695,10 @@ def test_closing_while_the_model_loads_fails_those_who_asked_for_it(make_engine:
     assert engine.status().worker_pid is None
 
 
-def test_thirty_engines_leave_no_thread_and_no_process_behind(make_engine: MakeEngine, diary: Diary) -> None:
+def test_thirty_engines_leave_no_thread_no_process_and_no_open_file_behind(diary: Diary) -> None:
     me = psutil.Process()
     gc.collect()
-    threads, children = threading.active_count(), set(me.children())
+    threads, children, files = threading.active_count(), set(me.children()), me.num_fds()
 
     for number in range(30):
         with Engine(WorkerSpec(FAKE, {"diary": str(diary.path)}), Limits(Budget(WHOLE_BATCH), 1e6)) as engine:
@@ -707,6 +707,7 @@ def test_thirty_engines_leave_no_thread_and_no_process_behind(make_engine: MakeE
 
     assert threading.active_count() == threads
     assert set(me.children()) <= children
+    assert me.num_fds() <= files
     assert diary.loads == 10
 
 
@@ -716,7 +717,7 @@ from steadyvoice.engine.budget import Budget
 from steadyvoice.engine.engine import Engine
 from steadyvoice.engine.tickets import Task
 from steadyvoice.engine.scheduler import Limits
-from steadyvoice.engine.worker_handle import WorkerHandle, WorkerSpec
+from steadyvoice.engine.worker_handle import WorkerSpec
 from steadyvoice.protocol import Payload
 
 diary, gate = sys.argv[1:]
