@@ -103,7 +103,7 @@ class TranscribePage:
         )
         with gr.Accordion(ui.t("options"), open=False):
             itn = gr.Checkbox(card.itn, label=ui.t("itn"), interactive=card.itn)
-            merge = gr.Slider(0, settings.max_segment_s, settings.merge_length_s, step=1, label=ui.t("merge"))
+            merge = gr.Slider(0, settings.max_segment_s, settings.default_merge_length_s, step=1, label=ui.t("merge"))
         with gr.Row():
             self.start = gr.Button(ui.t("transcribe"), variant="primary", elem_id="sv-start", min_width=120)
             self.stop = gr.Button(ui.t("stop"), variant="stop", elem_id="sv-stop", min_width=120)
@@ -195,7 +195,7 @@ def _add_endpoint(transcriber: Transcriber) -> None:
             ui.uploaded_audio(label="audio"),
             gr.Textbox("auto", label="language"),
             gr.Checkbox(True, label="use_itn"),
-            gr.Number(settings.merge_length_s, label="merge_length_s"),
+            gr.Number(settings.default_merge_length_s, label="merge_length_s"),
         ]
         gr.Button().click(
             transcribe, inputs, [gr.Textbox(label="text"), gr.JSON(label="details")], api_name="transcribe", concurrency_id="api"

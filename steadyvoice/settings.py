@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     """All settings, with defaults that are right for one workstation. Each description says when to change it."""
 
     # An empty value means "as if not set": that is how .env and compose files leave a choice open.
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore", allow_inf_nan=False)
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 only behind a firewall or nginx")
     asr_port: Port = Field(6006, description="port of the speech-to-text app")
@@ -70,13 +70,23 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line in the log")
 
     @model_validator(mode="after")
-    def _batch_holds_a_segment(self) -> Settings:
+    def _lengths_fit_one_another(self) -> Settings:
         if self.batch_size_s < self.max_segment_s:
             raise ValueError(
                 f"{PREFIX}BATCH_SIZE_S={self.batch_size_s:g} is smaller than "
                 f"{PREFIX}MAX_SEGMENT_S={self.max_segment_s:g}: one segment must fit into a batch"
             )
+        if "merge_length_s" in self.model_fields_set and self.merge_length_s > self.max_segment_s:
+            raise ValueError(
+                f"{PREFIX}MERGE_LENGTH_S={self.merge_length_s:g} is over "
+                f"{PREFIX}MAX_SEGMENT_S={self.max_segment_s:g}: what was joined would be cut again"
+            )
         return self
+
+    @property
+    def default_merge_length_s(self) -> float:
+        """`merge_length_s`, which as a default gives way to a shorter `max_segment_s`."""
+        return min(self.merge_length_s, self.max_segment_s)
 
     @property
     def max_upload_bytes(self) -> int:

@@ -61,7 +61,11 @@ def encode(pcm: PcmArray, sample_rate: int, fmt: AudioFormat) -> bytes:
     """
     if fmt.name == "wav":
         return wav_header(sample_rate, pcm.nbytes) + pcm.tobytes()
-    return b"".join(encode_stream([pcm], sample_rate, fmt))
+    sink = io.BytesIO()  # can be wound back, so that a container can fill in its length at the end
+    encoder = StreamEncoder(sample_rate, fmt, sink)
+    head = encoder.feed(pcm)
+    tail = encoder.finish()
+    return sink.getvalue() or head + tail
 
 
 def encode_stream(pieces: Iterable[PcmArray], sample_rate: int, fmt: AudioFormat) -> Iterator[bytes]:
@@ -73,9 +77,12 @@ def encode_stream(pieces: Iterable[PcmArray], sample_rate: int, fmt: AudioFormat
 
 
 class StreamEncoder:
-    """Feed int16 pieces, get bytes. `finish` must be called to get the tail. Not thread-safe."""
+    """Feed int16 pieces, get bytes. `finish` must be called to get the tail. Not thread-safe.
 
-    def __init__(self, sample_rate: int, fmt: AudioFormat) -> None:
+    With a `file` of one's own the encoded container goes there, and `feed` and `finish` have nothing to give.
+    """
+
+    def __init__(self, sample_rate: int, fmt: AudioFormat, file: io.BytesIO | None = None) -> None:
         self._format = fmt
         rate = fmt.rate or sample_rate
         self._resampler = soxr.ResampleStream(sample_rate, rate, 1, dtype="int16") if rate != sample_rate else None
@@ -84,7 +91,7 @@ class StreamEncoder:
         self._samples = 0
         self._rate = rate
         if fmt.container:
-            self._container = av.open(self._sink, "w", format=fmt.container)
+            self._container = av.open(self._sink if file is None else file, "w", format=fmt.container)
             stream = self._container.add_stream(fmt.codec, rate=rate, layout="mono")
             assert isinstance(stream, av.AudioStream)
             self._stream = stream

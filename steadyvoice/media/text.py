@@ -27,9 +27,12 @@ CLAUSE_END = re.compile(r"[，、,:：—]+\s*")
 SPACE = re.compile(r"\s+")
 
 HANGUL = re.compile(r"[\uac00-\ud7af\u1100-\u11ff\u3130-\u318f]")
-KANA = re.compile(r"[\u3041-\u30ff\u31f0-\u31ff]")
+KANA = re.compile(r"[\u3041-\u3096\u30a1-\u30fa\u31f0-\u31ff]")  # no middle dot, no long mark: others use them too
 HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
 LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]")
+# Full-width letters and digits, half-width kana, letters and numbers in circles and brackets: spoken as what they
+# stand for.
+COMPATIBILITY = re.compile(r"[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\uff66-\uff9f\u2460-\u24ff\u3200-\u33ff]+")
 # Letters that written Cantonese uses and written Mandarin does not.
 CANTONESE = re.compile(r"[嘅咗哋喺冇佢唔嚟嗰咁啲乜嘢瞓攞咩噉睇]")
 
@@ -57,6 +60,7 @@ def clean(text: str, max_chars: int) -> str:
     if len(text) > max_chars:
         raise TooLarge(f"the text has {len(text)} characters; the limit is {max_chars}", param="text")
     kept = "".join(" " if c in "\t\r\v\f\u2028\u2029" else c for c in text if c in "\n\t\r\v\f\u2028\u2029" or _speakable(c))
+    kept = COMPATIBILITY.sub(lambda run: unicodedata.normalize("NFKC", run[0]), kept)
     lines = (SPACE.sub(" ", line).strip() for line in unicodedata.normalize("NFC", kept).split("\n"))
     cleaned = "\n".join(line for line in lines if line)
     if not any(unicodedata.category(c)[0] in "LN" for c in cleaned):

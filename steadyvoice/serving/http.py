@@ -21,6 +21,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steadyvoice import __version__
@@ -37,7 +38,7 @@ REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 MULTIPART_OVERHEAD = 1_000_000  # bytes of boundaries and other fields beside the file
 SMALL_BODY = 1_000_000  # bytes; for everything that carries no file
 BYTES_PER_CHAR = 12  # a character of JSON text at its longest, \\ud83d\\ude00
-METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"}
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 # --- the app
@@ -56,6 +57,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(SteadyvoiceError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_validation_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(Exception, _answer_bug)
     app.add_middleware(BodyLimit, service=service)
     app.add_middleware(Observe, service=service)
@@ -172,7 +174,8 @@ async def _answer_error(_: Request, error: Exception) -> Response:
 async def _answer_validation_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    param = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path")) or None
+    # Numbers are places in the body, not names of fields.
+    param = ".".join(part for part in first["loc"][1:] if isinstance(part, str)) or None
     return error_response(422, f"{param or 'body'}: {first['msg']}", "invalid_value", "invalid_request_error", param)
 
 
@@ -181,6 +184,11 @@ async def _answer_http_exception(_: Request, error: Exception) -> Response:
     if isinstance(error.__cause__, TooLarge):  # raised while FastAPI read a body, which it takes for a malformed one
         return await _answer_error(_, error.__cause__)
     return error_response(error.status_code, str(error.detail), f"http_{error.status_code}", "invalid_request_error")
+
+
+async def _answer_nobody(_: Request, error: Exception) -> Response:
+    """The caller hung up while its body was being read."""
+    return error_response(Cancelled.status, "the caller went away", Cancelled.code, Cancelled.type)
 
 
 async def _answer_bug(_: Request, error: Exception) -> Response:
@@ -309,10 +317,18 @@ class HoldingResponse(StreamingResponse):
     A generator cannot do this: when the caller is gone before the first byte, it never starts and its `finally` never runs.
     """
 
-    def __init__(self, content: AsyncIterator[bytes], hold: AsyncExitStack, **options: Any) -> None:
+    def __init__(self, content: AsyncIterator[bytes], hold: AsyncExitStack, timeout_s: float, **options: Any) -> None:
         super().__init__(content, **options)
         self._hold = hold
+        self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._hold:
-            await super().__call__(scope, receive, send)
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    await super().__call__(scope, receive, send)
+            except TimeoutError:
+                # A caller that does not read what it asked for. Half an answer must not look like a whole one: without
+                # its last chunk the connection is cut.
+                log.warning("a streamed answer was not read within %g s", self._timeout_s)
+                raise Cancelled("the answer was not read in time") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, TypeVar
 
 from steadyvoice.catalogue import EngineCard
@@ -58,8 +58,17 @@ class Service:
             self.engine.load()
 
     async def on_host(self, function: Callable[[], T]) -> T:
-        """Run blocking work in the pool of host threads."""
-        return await asyncio.get_running_loop().run_in_executor(self._host, function)
+        """Run blocking work in the pool of host threads.
+
+        A caller that is cancelled leaves only when the thread has: it may be reading an upload that the caller will close.
+        """
+        work = self._host.submit(function)
+        try:
+            return await asyncio.wrap_future(work)
+        except asyncio.CancelledError:
+            if not work.cancel():
+                await asyncio.wait({asyncio.ensure_future(_ended(work))})
+            raise
 
     @property
     def revision(self) -> str:
@@ -72,3 +81,11 @@ class Service:
         self.engine.close()
         self.post.close()
         self._host.shutdown(wait=False, cancel_futures=True)
+
+
+async def _ended(work: Future[T]) -> None:
+    """Wait for a function that runs in a thread, whatever comes of it."""
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    work.add_done_callback(lambda _: loop.call_soon_threadsafe(ended.set))
+    await ended.wait()

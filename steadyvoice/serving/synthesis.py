@@ -103,16 +103,20 @@ class Synthesizer:
         card = self.service.card
         if options.language not in SPEECH_LANGUAGES:
             raise InvalidInput(
-                f"language {options.language!r} is unknown; known: {', '.join(SPEECH_LANGUAGES)}", param="language"
+                f"language {options.language[:32]!r} is unknown; known: {', '.join(SPEECH_LANGUAGES)}", param="language"
             )
         if options.emotion not in EMOTIONS:
-            raise InvalidInput(f"emotion {options.emotion!r} is unknown; known: {', '.join(EMOTIONS)}", param="emotion")
+            raise InvalidInput(f"emotion {options.emotion[:32]!r} is unknown; known: {', '.join(EMOTIONS)}", param="emotion")
         _check_range("emotion_strength", options.emotion_strength, 0.0, 1.0)
         _check_range("speed", options.speed, MIN_SPEED, MAX_SPEED)
         pieces = tuple(split(clean(options.text, self.service.settings.max_text_chars), options.language))
         if card.name == "espeak" and any(piece.language == "ja" and HAN.search(piece.text) for piece in pieces):
             # It would read every kanji as "Chinese letter": an answer that looks right and is not.
-            raise InvalidInput("the espeak voice reads Japanese in kana only; the text contains kanji", param="text")
+            raise InvalidInput(
+                "the espeak voice reads Japanese in kana only, and the text has Chinese characters beside kana; "
+                "write it in kana, or send what is Chinese by itself or with language zh",
+                param="text",
+            )
         return SpeakRequest(
             pieces=pieces,
             emotion=options.emotion,
@@ -163,7 +167,10 @@ class Synthesizer:
         audio_s, queue_s, inference_s = 0.0, 0.0, 0.0
         try:
             for index, ticket in enumerate(job.tickets):
-                answer = await asyncio.wrap_future(ticket)
+                try:
+                    answer = await asyncio.wrap_future(ticket)
+                except InvalidInput as error:
+                    raise InvalidInput(f"sentence {index + 1} of {len(request.pieces)}: {error.message}", param="text") from None
                 speech = Speech.from_payload(answer.payload)
                 audio_s += speech.duration_s
                 inference_s += answer.inference_s

@@ -128,7 +128,13 @@ def add_synthesis_routes(app: FastAPI, synthesizer: Synthesizer) -> None:
             first = await unless_gone(request, anext(audio))
             # How long it will be is not known yet: these headers cannot say what a whole file's say.
             headers = {"X-Engine": f"{service.card.name}/{service.revision}", "Cache-Control": "no-store"}
-            return HoldingResponse(_from(first, audio), hold.pop_all(), media_type=speak.format.media_type, headers=headers)
+            return HoldingResponse(
+                _from(first, audio),
+                hold.pop_all(),
+                service.settings.request_timeout_s,
+                media_type=speak.format.media_type,
+                headers=headers,
+            )
 
 
 async def _from(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -121,14 +121,14 @@ class Transcriber:
         language = (options.language or "auto").lower().replace("_", "-").split("-")[0]
         if language not in RECOGNITION_LANGUAGES:
             raise InvalidInput(
-                f"language {options.language!r} is unknown; known: {', '.join(RECOGNITION_LANGUAGES)}", param="language"
+                f"language {options.language[:32]!r} is unknown; known: {', '.join(RECOGNITION_LANGUAGES)}", param="language"
             )
         if language not in card.languages:
             raise InvalidInput(
                 f"language {language!r} is not available with engine {card.name}, which knows: {', '.join(card.languages)}",
                 param="language",
             )
-        merge = settings.merge_length_s if options.merge_length_s is None else options.merge_length_s
+        merge = settings.default_merge_length_s if options.merge_length_s is None else options.merge_length_s
         if not 0 <= merge <= settings.max_segment_s:  # also refuses NaN
             raise InvalidInput(
                 f"merge_length_s is {merge:g}; allowed: 0 to {settings.max_segment_s:g} seconds", param="merge_length_s"
@@ -172,6 +172,7 @@ class Transcriber:
         try:
             for index, (span, ticket) in enumerate(zip(spans, job.tickets, strict=True)):
                 wrapped = asyncio.wrap_future(ticket)
+                wrapped.add_done_callback(_heed)
                 while True:
                     place = service.engine.place(job)
                     yield Progress("waiting" if place else "recognizing", place, index, len(spans))
@@ -246,6 +247,12 @@ async def finished(events: AsyncIterator[Event]) -> Transcript:
         if isinstance(event, Transcript):
             return event
     raise AssertionError("a transcription ended without a transcript")
+
+
+def _heed(future: asyncio.Future[Answer]) -> None:
+    """Take note of an error that nobody is there to hear any more: its caller pressed Stop."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _to_segment(index: int, span: Span, recognition: Recognition) -> TranscriptSegment:

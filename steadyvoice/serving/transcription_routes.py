@@ -68,7 +68,13 @@ def add_transcription_routes(app: FastAPI, transcriber: Transcriber) -> None:
             # Decoding and admission still answer with a status; only then does the stream begin.
             first = await unless_gone(request, _until_recognizing(events))
             body = _server_sent(first, events)
-            return HoldingResponse(body, hold.pop_all(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+            return HoldingResponse(
+                body,
+                hold.pop_all(),
+                service.settings.request_timeout_s,
+                media_type="text/event-stream",
+                headers={"Cache-Control": "no-store"},
+            )
 
 
 def parse_form(fields: FormData, transcriber: Transcriber) -> TranscriptionForm:
@@ -91,6 +97,9 @@ def parse_form(fields: FormData, transcriber: Transcriber) -> TranscriptionForm:
         raise InvalidInput(
             f"timestamp_granularities needs response_format verbose_json, not {response_format}", param="timestamp_granularities"
         )
+    stream = _flag(fields, "stream", False)
+    if stream and response_format in ("srt", "vtt"):
+        raise InvalidInput(f"stream gives events, not {response_format}; ask for one of the two", param="stream")
     merge = _text(fields, "merge_length_s", "")
     try:
         merge_length_s = float(merge) if merge else None
@@ -106,7 +115,7 @@ def parse_form(fields: FormData, transcriber: Transcriber) -> TranscriptionForm:
         file=file.file,
         options=transcriber.check(options),
         format=response_format,
-        stream=_flag(fields, "stream", False),
+        stream=stream,
         granularities=granularities,
     )
 

@@ -29,6 +29,7 @@ class RunningApp:
 
     process: subprocess.Popen[str]
     url: str
+    files: Path  # where the page keeps uploads and downloads
     log: list[str]
 
     @property
@@ -80,7 +81,7 @@ def running(script: str, **settings: str) -> Iterator[RunningApp]:
         process = subprocess.Popen(
             [sys.executable, str(ROOT / script)], cwd=temporary, env=environment, stderr=subprocess.PIPE, text=True
         )
-        app = RunningApp(process, f"http://127.0.0.1:{port}", [])
+        app = RunningApp(process, f"http://127.0.0.1:{port}", Path(temporary), [])
 
         def read() -> None:
             assert process.stderr is not None

@@ -61,3 +61,17 @@ def test_synthesize_gives_a_file_that_can_be_heard(tts_client: Client) -> None:
 def test_synthesize_names_what_is_wrong(tts_client: Client) -> None:
     with pytest.raises(Exception, match="emotion 'furious' is unknown"):
         tts_client.predict("Hello.", emotion="furious", api_name="/synthesize")
+
+
+def test_a_real_recording_elsewhere_on_this_machine_is_neither_read_nor_copied(asr: RunningApp, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.wav"
+    secret.write_bytes(CLIPS[2].read_bytes())
+    before = set(asr.files.rglob("*"))
+    for path in (str(secret), str(CLIPS[0]), "/etc/passwd", "/proc/self/environ"):
+        data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, "auto", True, 10]
+        with httpx.Client(base_url=asr.url, timeout=60) as client:
+            event = client.post("/gradio_api/call/transcribe", json={"data": data}).json()["event_id"]
+            answer = client.get(f"/gradio_api/call/transcribe/{event}").text
+        assert "event: error" in answer
+        assert "amiable" not in answer
+    assert set(asr.files.rglob("*")) == before

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -131,6 +133,46 @@ def test_a_killed_worker_costs_the_caller_nothing_but_time(asr: RunningApp) -> N
         assert answer.result().status_code == 200
     assert "might" in answer.result().json()["text"]
     assert metric(asr, "steadyvoice_worker_restarts_total") == restarts + 1
+
+
+def test_a_worker_killed_while_it_loads_costs_the_caller_nothing_either(asr: RunningApp) -> None:
+    transcribe(asr, clip(CLIPS[2]) * 0.88)
+    restarts = metric(asr, "steadyvoice_worker_restarts_total")
+    asr.worker().kill()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(transcribe, asr, clip(CLIPS[2]) * 0.87)
+        until(lambda: httpx.get(f"{asr.url}/memory").json()["worker"]["state"] == "loading" or answer.done())
+        if not answer.done():
+            asr.worker().kill()
+        assert answer.result().status_code == 200
+    assert metric(asr, "steadyvoice_worker_restarts_total") > restarts
+
+
+def test_a_stopped_worker_is_replaced_and_late_requests_get_504() -> None:
+    with running("app_sensevoice.py", PRELOAD="true", REQUEST_TIMEOUT_S="3") as app, ThreadPoolExecutor(1) as pool:
+        until(lambda: httpx.get(f"{app.url}/memory").json()["worker"]["state"] == "ready")
+        app.worker().send_signal(signal.SIGSTOP)
+        late = pool.submit(transcribe, app, long_audio(17))  # more than the pipe holds
+        assert late.result().status_code == 504
+        until(lambda: metric(app, "steadyvoice_worker_restarts_total") == 1)
+        assert httpx.get(f"{app.url}/live").status_code == 200
+        assert transcribe(app, clip(CLIPS[2])).status_code == 200
+
+
+def test_callers_who_do_not_read_their_stream_lose_it_and_their_place() -> None:
+    text = "This sentence is spoken and nobody listens to it. " * 90
+    body = json.dumps({"text": text, "stream": True}).encode()
+    request = b"POST /synthesize HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+    with running("app_tts.py", REQUEST_TIMEOUT_S="3") as app:
+        address = ("127.0.0.1", int(app.url.rsplit(":", 1)[1]))
+        deaf = [socket.create_connection(address) for _ in range(7)]
+        for connection in deaf:
+            connection.sendall(request % (len(body), body))
+        until(lambda: metric(app, "steadyvoice_requests_in_progress") == 7)
+        until(lambda: metric(app, "steadyvoice_requests_in_progress") == 0)
+        for connection in deaf:
+            connection.close()
+        assert httpx.post(f"{app.url}/synthesize", json={"text": "Hello."}, timeout=30).status_code == 200
 
 
 def test_no_worker_survives_its_app_even_in_the_middle_of_a_batch() -> None:

@@ -187,9 +187,18 @@ def test_what_has_been_fed_can_be_heard_but_for_a_quarter_of_a_second(speech: Pc
 def test_empty_pieces_add_nothing(speech: PcmArray, name: str) -> None:
     empty = np.zeros(0, np.int16)
 
-    with_gaps = b"".join(encode_stream([empty, speech, empty], 24_000, AUDIO_FORMATS[name]))
+    with_gaps, without = (
+        b"".join(encode_stream(pieces, 24_000, AUDIO_FORMATS[name])) for pieces in ([empty, speech, empty], [speech])
+    )
 
-    assert len(decoded_samples(with_gaps, name)) == len(decoded_samples(encode(speech, 24_000, AUDIO_FORMATS[name]), name))
+    assert len(decoded_samples(with_gaps, name)) == len(decoded_samples(without, name))
+
+
+@pytest.mark.parametrize("name", ["wav", "flac", "mp3"])
+def test_a_whole_file_says_in_its_header_how_long_it_is(speech: PcmArray, name: str) -> None:
+    info = soundfile.info(io.BytesIO(encode(speech, 24_000, AUDIO_FORMATS[name])))
+
+    assert info.frames == pytest.approx(len(speech), abs=24_000 // 10)
 
 
 @pytest.mark.parametrize("name", AUDIO_FORMATS)

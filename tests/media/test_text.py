@@ -96,9 +96,27 @@ def test_a_text_without_anything_to_say_is_refused(text: str) -> None:
     assert (refused.value.status, refused.value.param) == (422, "text")
 
 
-@pytest.mark.parametrize("text", ["a", "7", "好", "½", "①", "가", "…好"])
+@pytest.mark.parametrize("text", ["a", "7", "好", "½", "가", "…好"])
 def test_one_letter_or_digit_is_enough_to_say(text: str) -> None:
     assert clean(text, LIMIT) == text
+
+
+@pytest.mark.parametrize(
+    ("written", "spoken"),
+    [
+        ("２０２４年", "2024年"),
+        ("ＡＢＣ", "ABC"),
+        ("①。", "1。"),
+        ("ｺﾝﾆﾁﾊ", "コンニチハ"),
+        ("你好，世界！（好）", "你好，世界！（好）"),
+    ],
+)
+def test_letters_in_another_form_become_what_they_stand_for_and_punctuation_stays(written: str, spoken: str) -> None:
+    assert clean(written, LIMIT) == spoken
+
+
+def test_a_middle_dot_between_chinese_letters_does_not_make_them_japanese() -> None:
+    assert [piece.language for piece in split("约翰・史密斯今天来了。")] == ["zh"]
 
 
 def test_a_text_over_the_limit_is_refused_naming_both_lengths() -> None:

@@ -88,7 +88,7 @@ class EspeakSynthesizer:
                 continue
             samples = self._say_at_speed(item)
             if np.abs(samples.astype(np.int32)).max(initial=0) < PEAK_OF_SILENCE:
-                yield ItemError("invalid", f"the {item.language} voice of espeak cannot say a part of this text")
+                yield ItemError("invalid", f"the {item.language} voice of espeak has no sound for it")
                 continue
             yield Speech(samples, self._sample_rate).to_payload()
 
