@@ -12,6 +12,7 @@ Python 3.10, because a worker may live under another interpreter. Knows nothing 
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -53,7 +54,7 @@ def encode(message: Message) -> bytes:
     """Message -> bytes of one frame.
 
     Raises:
-        ProtocolError: an array has a dtype that may not cross the pipe.
+        ProtocolError: an array has a dtype that may not cross the pipe, or a field is not JSON.
     """
     arrays: list[NDArray[Any]] = []
     items = []
@@ -65,8 +66,20 @@ def encode(message: Message) -> bytes:
             shapes.append([array.dtype.name, list(array.shape)])
             arrays.append(np.ascontiguousarray(array, dtype=DTYPES[array.dtype.name]))
         items.append({"fields": item.fields, "arrays": shapes})
-    header = json.dumps({"kind": message.kind, "fields": message.fields, "items": items}, ensure_ascii=False).encode()
+    try:
+        header = json.dumps({"kind": message.kind, "fields": message.fields, "items": items}, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:  # a lone surrogate is a ValueError too
+        raise ProtocolError(f"a field is not JSON: {type(error).__name__}") from error
     return b"".join([LENGTH.pack(len(header)), header, *(array.data.cast("B") for array in arrays if array.size)])
+
+
+def can_be_sent(payload: Payload) -> bool:
+    """Whether `encode` takes it."""
+    try:
+        encode(Message("batch", {}, (payload,)))
+    except ProtocolError:
+        return False
+    return True
 
 
 def decode(frame: bytes) -> Message:
@@ -83,14 +96,16 @@ def decode(frame: bytes) -> Message:
         for item in header["items"]:
             arrays = []
             for name, shape in item["arrays"]:
-                count = int(np.prod(shape, dtype=np.int64))
+                if not all(isinstance(side, int) and side >= 0 for side in shape):
+                    raise ValueError("a side of a shape is not a number")
+                count = math.prod(shape)
                 arrays.append(np.frombuffer(frame, DTYPES[name], count, offset).reshape(shape))
                 offset += count * DTYPES[name].itemsize
             items.append(Payload(item["fields"], tuple(arrays)))
         if not isinstance(header["fields"], dict):
             raise TypeError("fields are not an object")
         return Message(str(header["kind"]), header["fields"], tuple(items))
-    except (struct.error, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
         raise ProtocolError(f"malformed frame of {len(frame)} bytes: {error}") from error
 
 

@@ -213,5 +213,5 @@ def test_a_join_longer_than_the_cap_is_refused_and_the_default_gives_way(monkeyp
     assert load_settings(None).default_merge_length_s == 5
 
     given(monkeypatch, MAX_SEGMENT_S="5", MERGE_LENGTH_S="6")
-    with pytest.raises(SettingsError, match=r"MERGE_LENGTH_S=6 .* MAX_SEGMENT_S=5"):
+    with pytest.raises(SettingsError, match=r"MERGE_LENGTH_S=6 .*MAX_SEGMENT_S=5"):
         load_settings(None)

@@ -21,11 +21,11 @@ from multiprocessing.connection import wait
 from steadyvoice import errors
 from steadyvoice.engine.alarm import Alarm
 from steadyvoice.engine.scheduler import Limits, Scheduler, ServiceClass, Work
-from steadyvoice.engine.tickets import Answer, JobHandle, Ledger, Pending, Task, Ticket, item_error
+from steadyvoice.engine.tickets import Answer, JobHandle, Ledger, Pending, Task, Ticket, item_error, settle
 from steadyvoice.engine.worker_handle import WorkerGone, WorkerHandle, WorkerSpec
 from steadyvoice.engine.worker_slot import State, WorkerSlot
 from steadyvoice.memory import MemoryLog, MemorySample
-from steadyvoice.protocol import HEARTBEAT_S, ItemError, Message, ModelInfo, Payload, ProtocolError
+from steadyvoice.protocol import HEARTBEAT_S, ItemError, Message, ModelInfo, Payload, ProtocolError, can_be_sent
 
 log = logging.getLogger(__name__)
 
@@ -140,11 +140,10 @@ class Engine:
             self._scheduler.cancel(job.id)
             owed = self._ledger.take_job(job.id)
         for pending in owed:
-            if not pending.ticket.cancel():
-                pending.settle(errors.Cancelled("the request was cancelled"))
+            pending.abandon(errors.Cancelled("the request was cancelled"))
 
     def load(self) -> Future[ModelInfo]:
-        """Ask for the model without work. All who ask before it is there share one load and one future."""
+        """Ask for the model without work. All who ask before it is there share one load."""
         with self._lock:
             if self._closing or self._slot.backing_off:
                 failed: Future[ModelInfo] = Future()
@@ -153,7 +152,9 @@ class Engine:
             loaded = self._slot.loaded
             self._slot.wanted = not loaded.done()
         self._alarm.ring()
-        return loaded
+        mine: Future[ModelInfo] = Future()  # a caller may cancel its own without taking it from the others
+        loaded.add_done_callback(lambda done: settle(mine, done.exception() or done.result()))
+        return mine
 
     def place(self, job: JobHandle) -> int:
         """0 once the job's first work has been on the device, else its place among those who wait for their first turn."""
@@ -264,10 +265,12 @@ class Engine:
         except ProtocolError as error:  # nothing was sent: the worker is fine, the payloads are not
             log.error("batch %d cannot be sent: %s", running.id, error)
             self._running = None
+            bad = [work for work, payload in zip(running.works, payloads, strict=True) if not can_be_sent(payload)]
             with self._lock:
-                for work in running.works:
+                for work in bad:
                     self._scheduler.finished(work)
-                owed = [self._ledger.take(work) for work in running.works]
+                owed = [self._ledger.take(work) for work in bad]
+                self._scheduler.failed(work for work in running.works if work not in bad)
             _settle(owed, errors.ItemFailed("the request could not be handed to the engine"))
             self._alarm.ring()
 
@@ -389,7 +392,10 @@ class Engine:
         self._slot.worked()
         lengths = [work.length for work in running.works]
         self._rate += RATE_WEIGHT * (sum(lengths) / max(seconds, 1e-3) - self._rate)
-        self._on_batch(len(lengths), len(lengths) * max(lengths), seconds)
+        try:
+            self._on_batch(len(lengths), len(lengths) * max(lengths), seconds)
+        except Exception:
+            log.exception("an observer of batches failed")
 
     def _worker_died(self, how: str) -> None:
         """Replace the worker; what it was working on is tried once more, then fails."""

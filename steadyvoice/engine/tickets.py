@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
+from typing import TypeVar
 
 from steadyvoice import errors
 from steadyvoice.engine.scheduler import Work
 from steadyvoice.protocol import ItemError, Payload
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,14 @@ class Pending:
 
     def settle(self, outcome: Answer | Exception) -> None:
         """Resolve the ticket, which its caller may be cancelling at this very moment."""
-        try:
-            if isinstance(outcome, Exception):
-                self.ticket.set_exception(outcome)
-            else:
-                self.ticket.set_result(outcome)
-        except InvalidStateError:
-            pass  # cancelled a moment ago: its caller no longer cares
+        settle(self.ticket, outcome)
+
+    def abandon(self, error: errors.Cancelled) -> None:
+        """Cancel the ticket and tell whoever waits for it; one whose work is on the device fails with `error`."""
+        if self.ticket.cancel():
+            self.ticket.set_running_or_notify_cancel()  # only this wakes concurrent.futures.wait
+        else:
+            self.settle(error)
 
 
 class Ledger:
@@ -106,6 +110,17 @@ class Ledger:
     def take_job(self, job_id: int) -> list[Pending]:
         """All that is still owed to a job."""
         return [self._pending.pop(work_id) for work_id in self._jobs.pop(job_id, [])]
+
+
+def settle(future: Future[T], outcome: T | BaseException) -> None:
+    """Resolve a future that whoever holds it may have cancelled."""
+    try:
+        if isinstance(outcome, BaseException):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+    except InvalidStateError:
+        pass  # cancelled: nobody cares any longer
 
 
 def item_error(error: ItemError) -> errors.SteadyvoiceError:

@@ -15,7 +15,8 @@ from steadyvoice.protocol import Message, ModelInfo
 
 log = logging.getLogger(__name__)
 
-FIRST_BACKOFF_S = 1.0  # after a failed load or a second death in a row; doubles
+FREE_DEATHS = 2  # in a row that cost no wait: one in a batch or while idle, one in the load after it
+FIRST_BACKOFF_S = 1.0  # after a failed load or a further death in a row; doubles
 LONGEST_BACKOFF_S = 30.0
 
 
@@ -57,8 +58,8 @@ class WorkerSlot:
 
     @property
     def may_try_again(self) -> bool:
-        """A single death costs nobody anything; the next one in a row does."""
-        return self._failures == 0
+        """Deaths may be somebody else's doing; so many in a row are not."""
+        return self._failures < FREE_DEATHS
 
     def start(self) -> str | None:
         """Start a worker and tell it to load. Returns why that was not possible, or None."""
@@ -68,7 +69,8 @@ class WorkerSlot:
             self.worker = WorkerHandle(self._spec)
             self.worker.send(Message("load"))
         except (OSError, WorkerGone) as error:
-            return f"the worker process could not be started: {error}"
+            reason = error.strerror if isinstance(error, OSError) else error  # without the path of the interpreter
+            return f"the worker process could not be started: {reason}"
         return None
 
     def became_ready(self, model: ModelInfo) -> None:
@@ -100,10 +102,10 @@ class WorkerSlot:
         if self.loaded.done():  # else somebody still waits for it, and the next worker will do
             self.loaded = Future()
         self.state = State.UNLOADED
-        if self._failures:
-            self._back_off()
+        if self.may_try_again:
+            self._failures += 1
         else:
-            self._failures = 1
+            self._back_off()
 
     def worked(self) -> None:
         """A batch came back: the next failure starts counting afresh."""
