@@ -61,6 +61,10 @@ TEXTS: ui.Texts = {
     ),
     "cached": (", from the cache", "，来自缓存"),
     "no_speech": ("✓ No speech found in {seconds:.1f} s of audio.", "✓ 在 {seconds:.1f} 秒音频中未检测到语音。"),
+    "refused": (
+        "⚠ That did not work: too many people are waiting. Try again in a moment.",
+        "⚠ 未能开始：排队人数已满，请稍后再试。",
+    ),
     "stopped": ("Stopped.", "已停止。"),
     "col_time": ("Time", "时间"),
     "col_language": ("Language", "语言"),
@@ -78,6 +82,7 @@ class TranscribePage:
     def __init__(self, transcriber: Transcriber) -> None:
         self._transcriber = transcriber
         self._service = transcriber.service
+        self._turns = ui.Turns()
         with gr.Row():
             with gr.Column(min_width=280):
                 self._lay_out_inputs()
@@ -113,6 +118,7 @@ class TranscribePage:
         return {self.status: ui.say(TEXTS, request, "ready")}
 
     def begin(self, request: gr.Request) -> dict[Any, Any]:
+        self._turns.begin(request)
         return {
             self.status: ui.say(TEXTS, request, "working"),
             self._text: "",
@@ -120,7 +126,13 @@ class TranscribePage:
             **{button: gr.DownloadButton(interactive=False) for button in self._downloads.values()},
         }
 
+    def refused(self, request: gr.Request) -> dict[Any, Any]:
+        # A cancelled run counts as a failed one.
+        key = "stopped" if self._turns.is_stopped(request) else "refused"
+        return {self.status: ui.say(TEXTS, request, key)}
+
     def stopped(self, request: gr.Request) -> dict[Any, Any]:
+        self._turns.stop(request)
         return {self.status: ui.say(TEXTS, request, "stopped")}
 
     async def run(
@@ -134,6 +146,9 @@ class TranscribePage:
                 events = self._transcriber.transcribe(file, options, ui.caller_of(request))
                 async with aclosing(events) as stream:
                     async for event in stream:
+                        if self._turns.is_stopped(request):
+                            yield self.stopped(request)
+                            return
                         if isinstance(event, TranscriptSegment):
                             parts.append(event)
                         yield self._show(event, parts, Path(path or "").stem, request)

@@ -51,6 +51,10 @@ TEXTS: ui.Texts = {
         "✓ 音频 {seconds:.1f} 秒，{sentences} 句，{tokens} 个 token。"
         "引擎 {engine}；排队 {queue:.2f} 秒，推理 {inference:.2f} 秒。",
     ),
+    "refused": (
+        "⚠ That did not work: too many people are waiting. Try again in a moment.",
+        "⚠ 未能开始：排队人数已满，请稍后再试。",
+    ),
     "stopped": ("Stopped.", "已停止。"),
 }
 LANGUAGE_NAMES = {"auto": "Auto 自动", "zh": "中文", "yue": "粤语", "en": "English", "ja": "日本語", "ko": "한국어"}
@@ -64,6 +68,7 @@ class SpeakPage:
         self._synthesizer = synthesizer
         self._service = synthesizer.service
         self._shelf = shelf
+        self._turns = ui.Turns()
         with gr.Row():
             with gr.Column(min_width=280):
                 self._lay_out_inputs()
@@ -110,6 +115,7 @@ class SpeakPage:
         return {self.status: ui.say(TEXTS, request, "ready")}
 
     def begin(self, request: gr.Request) -> dict[Any, Any]:
+        self._turns.begin(request)
         return {
             self.status: ui.say(TEXTS, request, "working"),
             self._player: "",
@@ -117,7 +123,13 @@ class SpeakPage:
             self._download: gr.DownloadButton(interactive=False),
         }
 
+    def refused(self, request: gr.Request) -> dict[Any, Any]:
+        # A cancelled run counts as a failed one.
+        key = "stopped" if self._turns.is_stopped(request) else "refused"
+        return {self.status: ui.say(TEXTS, request, key)}
+
     def stopped(self, request: gr.Request) -> dict[Any, Any]:
+        self._turns.stop(request)
         # Without its element the player falls silent.
         return {self.status: ui.say(TEXTS, request, "stopped"), self._player: ""}
 
@@ -142,6 +154,9 @@ class SpeakPage:
             with self._service.door.enter():
                 async with aclosing(synthesizer.pieces(checked, ui.caller_of(request))) as stream:
                     async for piece in stream:
+                        if self._turns.is_stopped(request):
+                            yield self.stopped(request)
+                            return
                         pieces.append(piece)
                         await live.add(piece.speech)
                         said = ui.say(TEXTS, request, "speaking", done=piece.index + 1, total=piece.total)

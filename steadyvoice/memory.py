@@ -76,7 +76,10 @@ class MemoryLog:
     def record(self, sample: MemorySample) -> None:
         with self._lock:
             self._ring.append(sample)
-        self._observe(sample)
+        try:
+            self._observe(sample)
+        except Exception:
+            log.exception("an observer of memory failed")
         log.info(
             "memory step=%s process=%s rss=%.0fMB allocated=%s reserved=%s peak=%s free=%s",
             sample.step,

@@ -32,7 +32,7 @@ FOR_THE_LAUNCHER = frozenset({"PYTHON"})
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 # A relative path means the same folder from wherever the app is started.
-RootedPath = Annotated[Path, AfterValidator(lambda path: path if path.is_absolute() else ROOT / path)]
+RootedPath = Annotated[Path, AfterValidator(lambda path: ROOT / path.expanduser())]
 
 
 class SettingsError(Exception):

@@ -235,9 +235,17 @@ class Scheduler:
         )
 
     def _companions(self, lead: Work, ranked: list[Job]) -> Iterator[Work]:
-        """Works to run with `lead`: the most alike in length first, as long as budget and padding allow."""
+        """Works to run with `lead`: the most alike in length first, as long as budget and padding allow.
+
+        What a worker died under runs alone: whichever of them was the cause, the others must not die with it again.
+        """
+        if lead.id in self._attempts:
+            return
         candidates = [
-            work for job in islice(ranked, JOBS_LOOKED_AT) for work in islice(job.waiting, WORKS_LOOKED_AT) if work is not lead
+            work
+            for job in islice(ranked, JOBS_LOOKED_AT)
+            for work in islice(job.waiting, WORKS_LOOKED_AT)
+            if work is not lead and work.id not in self._attempts
         ]
         candidates.sort(key=lambda work: abs(work.length - lead.length))  # stable: rank decides between equals
         items, longest, total = 1, lead.length, lead.length

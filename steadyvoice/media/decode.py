@@ -1,6 +1,7 @@
 """Uploaded bytes -> float32 mono at 16 kHz, within limits that are counted while decoding, whatever a header claims.
 
-soundfile (libsndfile) first, PyAV (FFmpeg) for what it cannot read: webm and m4a, which browsers record. Both read from the
+soundfile (libsndfile) first, PyAV (FFmpeg) for what it cannot read, or not to the end: webm and m4a, which browsers
+record, and ogg and mp3, which may be chained. Both read from the
 open upload itself; no name and no URL is ever given to a decoder, and FFmpeg's playlist formats and protocols are switched
 off. Knows nothing of speech.
 """
@@ -28,6 +29,8 @@ MAX_CHANNELS = 64
 BLOCK_VALUES = 1 << 18  # samples times channels decoded at a time: 1 MiB of float32
 # Decoded bytes are limited to what the longest allowed audio takes as 48 kHz stereo float32.
 DECODED_BYTES_PER_SECOND = 48_000 * 2 * 4
+# Streams that may be chains of streams, of which libsndfile reads only the first.
+CHAINED = ("OGG", "MP3", "MPEG")
 MAX_DECODE_S = 600.0  # of wall clock; no honest file takes a fraction of this
 # The demuxers of files that people and browsers make. Absent on purpose: hls, dash, concat, sdp, image and device formats.
 DEMUXERS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,webm,mov,mp4,m4a,3gp,mp3,mpeg,mpegts,ogg,w64,wav,wv"
@@ -66,7 +69,8 @@ def decode(file: BinaryIO, limits: DecodeLimits) -> NDArray[np.float32]:
         TooLarge: it decodes to more than `limits`.
         InvalidInput: it holds no samples, or samples that are not numbers.
     """
-    if not file.read(1) or file.seek(0) != 0:
+    file.seek(0)
+    if not file.read(1):
         raise InvalidInput("the file is empty: 0 bytes", param="file")
     for blocks in (_soundfile_blocks, _av_blocks):
         file.seek(0)
@@ -119,6 +123,8 @@ def _collect(blocks: Iterator[Block], limits: DecodeLimits) -> NDArray[np.float3
 def _soundfile_blocks(file: BinaryIO) -> Iterator[Block]:
     try:
         with soundfile.SoundFile(file) as sound:
+            if sound.format in CHAINED:
+                raise _NotThisDecoder(sound.format)
             frames = max(1, BLOCK_VALUES // max(1, sound.channels))
             while len(block := sound.read(frames, dtype="float32", always_2d=True)):
                 yield block, sound.samplerate
@@ -128,24 +134,31 @@ def _soundfile_blocks(file: BinaryIO) -> Iterator[Block]:
 
 
 def _av_blocks(file: BinaryIO) -> Iterator[Block]:
-    decoded = False
+    decoded = damaged = False
     try:
         options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "none"}
         with av.open(file, mode="r", options=options, metadata_errors="ignore") as container:
             if not container.streams.audio:
                 raise _NotThisDecoder("no audio stream")
             stream = container.streams.audio[0]
-            to_float = AudioResampler(format="fltp")
+            shape = None
             for packet in container.demux(stream):
                 try:
                     frames = packet.decode()
-                except av.error.InvalidDataError:
+                except av.error.EOFError:
+                    break
+                except av.error.FFmpegError:
+                    damaged = True
                     continue  # one damaged packet; players skip it too
                 for frame in frames:
                     assert isinstance(frame, av.AudioFrame)
+                    if shape != (shape := (frame.format.name, frame.layout.name, frame.sample_rate)):
+                        to_float = AudioResampler(format="fltp")  # takes one shape; a stream may change it in the middle
                     for converted in to_float.resample(frame):
                         decoded = True
                         yield np.ascontiguousarray(converted.to_ndarray().T, dtype=np.float32), converted.sample_rate
+        if damaged and not decoded:
+            raise _NotThisDecoder("no packet could be decoded")
     except (av.error.FFmpegError, ValueError, OSError, OverflowError, AssertionError) as error:
         if not decoded:
             raise _NotThisDecoder from error

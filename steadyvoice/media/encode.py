@@ -91,7 +91,9 @@ class StreamEncoder:
         self._samples = 0
         self._rate = rate
         if fmt.container:
-            self._container = av.open(self._sink if file is None else file, "w", format=fmt.container)
+            # Ogg gathers a second or two into a page unless told otherwise, and nobody hears a page that is not full.
+            options = {"page_duration": "100000"} if fmt.container == "ogg" else {}
+            self._container = av.open(self._sink if file is None else file, "w", format=fmt.container, options=options)
             stream = self._container.add_stream(fmt.codec, rate=rate, layout="mono")
             assert isinstance(stream, av.AudioStream)
             self._stream = stream

@@ -17,22 +17,26 @@ SECONDS_PER_WEIGHT = 0.22  # of speech at speed 1, a rough mean over the five la
 
 SENTENCE_END = re.compile(
     r"""
-    (?: [。！？!?…；;]+ | (?<![A-Z])(?<!\b[A-Z][a-z])(?<!\bMrs)(?<!\betc)(?<!\be\.g)(?<!\bi\.e) \.+ (?=\s|["'”’)\]]|$) | ．+ )
+    (?: [。！？!?…；;]+
+      | (?<![A-Z])(?<!\b[A-Z][a-z])(?<!\bMrs)(?<!\betc)(?<!\be\.g)(?<!\bi\.e)(?<!\.) \.++ (?=\s|["'”’)\]]|$)
+      | ．+ )
     ["'”’」』）)\]]* \s*
     | \n+ \s*
     """,
     re.VERBOSE,
 )
-CLAUSE_END = re.compile(r"[，、,:：—]+\s*")
+CLAUSE_END = re.compile(r"(?:[，、：—]+|(?<!\d)[,:]+|[,:]+(?!\d))\s*")  # not within 10:30 and 1,000
 SPACE = re.compile(r"\s+")
+BLANKS = "\t\r\v\f\x85\u2028\u2029"  # controls that stand for a space
 
 HANGUL = re.compile(r"[\uac00-\ud7af\u1100-\u11ff\u3130-\u318f]")
 KANA = re.compile(r"[\u3041-\u3096\u30a1-\u30fa\u31f0-\u31ff]")  # no middle dot, no long mark: others use them too
 HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
-LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]")
+LATIN = re.compile(r"[A-Za-z\u00c0-\u024f\u1e00-\u1eff]")
 # Full-width letters and digits, half-width kana, letters and numbers in circles and brackets: spoken as what they
 # stand for.
-COMPATIBILITY = re.compile(r"[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\uff66-\uff9f\u2460-\u24ff\u3200-\u33ff]+")
+COMPATIBILITY = re.compile(r"[\ufb00-\ufb06\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\uff66-\uff9f\u2460-\u24ff\u3200-\u33ff]+")
+REPEATED = re.compile(r"([^\w\s])\1{3,}")  # a row of dots takes no longer to say than three
 # Letters that written Cantonese uses and written Mandarin does not.
 CANTONESE = re.compile(r"[嘅咗哋喺冇佢唔嚟嗰咁啲乜嘢瞓攞咩噉睇]")
 
@@ -59,7 +63,8 @@ def clean(text: str, max_chars: int) -> str:
     """
     if len(text) > max_chars:
         raise TooLarge(f"the text has {len(text)} characters; the limit is {max_chars}", param="text")
-    kept = "".join(" " if c in "\t\r\v\f\u2028\u2029" else c for c in text if c in "\n\t\r\v\f\u2028\u2029" or _speakable(c))
+    kept = "".join(" " if c in BLANKS else c for c in text if c in BLANKS + "\n" or _speakable(c))
+    kept = REPEATED.sub(r"\1\1\1", kept)
     kept = COMPATIBILITY.sub(lambda run: unicodedata.normalize("NFKC", run[0]), kept)
     lines = (SPACE.sub(" ", line).strip() for line in unicodedata.normalize("NFC", kept).split("\n"))
     cleaned = "\n".join(line for line in lines if line)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import gradio as gr
+from cachetools import LRUCache
 from fastapi import FastAPI
 from gradio import utils
 from gradio.i18n import I18nData
@@ -21,6 +22,7 @@ from steadyvoice.serving.service import Service
 Texts = Mapping[str, tuple[str, str]]  # key -> (English, Chinese)
 
 KEY_PREFIX = "sv_"  # of the page's texts, apart from Gradio's own
+MAX_VISITORS = 10_000  # whose last button is remembered
 # Gradio matches a browser's language to these letter by letter.
 CHINESE_LOCALES = ("zh-CN", "zh-TW", "zh-HK", "zh-MO", "zh-SG", "zh-Hans", "zh-Hant", "zh-Hans-CN", "zh-Hant-TW", "zh-Hant-HK")
 PLOT_SECONDS = 5  # between two looks at the memory
@@ -146,6 +148,25 @@ def mount(app: FastAPI, page: gr.Blocks, service: Service, texts: Texts) -> None
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
+class Turns:
+    """Which visitors have pressed Stop since they last pressed Start.
+
+    Gradio's own cancel knows only jobs that have begun; a Stop in the moment before would be lost.
+    """
+
+    def __init__(self) -> None:
+        self._stopped: LRUCache[str, bool] = LRUCache(MAX_VISITORS)
+
+    def begin(self, request: gr.Request) -> None:
+        self._stopped.pop(caller_of(request), None)
+
+    def stop(self, request: gr.Request) -> None:
+        self._stopped[caller_of(request)] = True
+
+    def is_stopped(self, request: gr.Request) -> bool:
+        return caller_of(request) in self._stopped
+
+
 class JobPage(Protocol):
     """What a page with one job at a time offers to `connect`. The handlers answer with {component: value}."""
 
@@ -164,6 +185,9 @@ class JobPage(Protocol):
     def stopped(self, request: gr.Request) -> dict[Any, Any]:
         """When the job has been stopped."""
 
+    def refused(self, request: gr.Request) -> dict[Any, Any]:
+        """When the job did not even begin, or ended by a bug."""
+
     @property
     def run(self) -> Callable[..., AsyncIterator[dict[Any, Any]]]:
         """The job: takes the values of `inputs` and the request, yields as it goes."""
@@ -181,6 +205,7 @@ def connect(page: gr.Blocks, job: JobPage) -> None:
         show_progress_on=job.status,
         api_visibility="private",
     )
+    running.failure(job.refused, None, job.outputs, **QUIET)
     job.stop.click(job.stopped, None, job.outputs, cancels=[running], **QUIET)
 
 

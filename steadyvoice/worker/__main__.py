@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+from itertools import islice
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -78,7 +79,7 @@ def run_batch(pipe: Pipe, model: Model, message: Message) -> None:
     batch, answered = message.fields["id"], 0
     began = last = time.monotonic()
     try:
-        for outcome in model.run(message.items):
+        for outcome in islice(model.run(message.items), len(message.items)):
             now = time.monotonic()
             if isinstance(outcome, ItemError):
                 pipe.send("failed", batch=batch, index=answered, error={"kind": outcome.kind, "message": outcome.message})

@@ -11,7 +11,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import jiwer
@@ -20,7 +20,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.audio import clip, loudness, read, wav_bytes
-from tests.end_to_end.apps import CLIPS, RunningApp
+from tests.end_to_end.apps import CLIPS, RunningApp, running
 
 CHROMIUM = (
     os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -43,13 +43,18 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def opened(browser: Browser, app: RunningApp, locale: str, viewport: dict[str, int] = DESKTOP) -> Iterator[Page]:
-    """A fresh visitor's tab. Afterwards: no console error, no exception, no request to a foreign host."""
+def opened(
+    browser: Browser, app: RunningApp, locale: str, viewport: dict[str, int] = DESKTOP, console_errors: bool = False
+) -> Iterator[Page]:
+    """A fresh visitor's tab. Afterwards: no console error, no exception, no request to a foreign host.
+
+    `console_errors` allows the lines that the browser itself writes for an answer that is not 2xx.
+    """
     context = browser.new_context(locale=locale, viewport=viewport, permissions=["microphone"])
     page = context.new_page()
     page.set_default_timeout(WAIT_MS)
     complaints: list[str] = []
-    page.on("console", lambda m: complaints.append(f"console: {m.text}") if m.type == "error" else None)
+    page.on("console", lambda m: complaints.append(m.text) if m.type == "error" and not console_errors else None)
     page.on("pageerror", lambda error: complaints.append(f"exception: {error}"))
     page.on(
         "request", lambda r: None if r.url.startswith((app.url, "blob:", "data:")) else complaints.append(f"foreign: {r.url}")
@@ -193,6 +198,28 @@ def test_a_mistake_is_explained_on_the_page(browser: Browser, asr: RunningApp, l
     with opened(browser, asr, locale) as page:
         page.locator("#sv-start").click()
         expect(page.locator("#sv-status")).to_contain_text(said, timeout=WAIT_MS)
+
+
+def test_stop_counts_in_the_very_moment_after_start_too(browser: Browser, asr: RunningApp) -> None:
+    speech = np.concatenate([clip(path) for path in CLIPS])
+    with opened(browser, asr, "en-US", console_errors=True) as page, asr.client as client:
+        upload(page, wav_bytes(np.tile(speech, 4) * 0.76))
+        for _ in range(3):
+            page.locator("#sv-start").click()
+            page.locator("#sv-stop").click()
+            expect(page.locator("#sv-status")).to_contain_text("Stopped", timeout=WAIT_MS)
+            assert any("steadyvoice_requests_in_progress 0.0" in client.get("/metrics").text for _ in range(2_000))
+            expect(page.locator("#sv-status")).to_contain_text("Stopped", timeout=WAIT_MS)
+
+
+def test_who_finds_the_queue_full_is_told_so_in_the_browsers_language(browser: Browser) -> None:
+    speech = np.tile(np.concatenate([clip(path) for path in CLIPS]), 4)
+    with running("app_sensevoice.py", QUEUE_SIZE="1", CONCURRENCY="1") as app, ExitStack() as tabs:
+        pages = [tabs.enter_context(opened(browser, app, "zh-CN", console_errors=True)) for _ in range(3)]
+        for number, page in enumerate(pages):
+            upload(page, wav_bytes(speech * (0.7 + number / 100)))
+            page.locator("#sv-start").click()
+            expect(page.locator("#sv-status")).to_contain_text(("识别中", "queue: 1/1", "排队人数已满")[number], timeout=WAIT_MS)
 
 
 def test_silence_says_that_nobody_speaks(browser: Browser, asr: RunningApp) -> None:

@@ -476,3 +476,17 @@ def reset_peak_memory() -> int:
 def peak_memory() -> int:
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+
+
+# --- chains of streams
+
+
+@pytest.mark.parametrize(("container", "subtype"), [("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III")])
+def test_a_chain_of_files_is_heard_to_its_end(container: str, subtype: str) -> None:
+    samples, rate = soundfile.read(DATA / "austen-0930.wav", dtype="float32")
+    link = io.BytesIO()
+    soundfile.write(link, samples, rate, format=container, subtype=subtype)
+
+    heard = decode(io.BytesIO(link.getvalue() * 2), DecodeLimits(60))
+
+    assert len(heard) / SAMPLE_RATE == pytest.approx(2 * len(samples) / rate, abs=0.3)
