@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent.parent
 EXIT_WAIT_S = 2.0  # a worker that was asked to go may take so long
-PIPE_TIMEOUT_S = 15.0  # for one frame to pass; a worker that is alive reads at once
+PIPE_TIMEOUT_S = 5.0  # for a part of a frame to pass; a worker that is alive and idle reads at once
 
 
 @dataclass(frozen=True)
