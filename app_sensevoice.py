@@ -76,13 +76,15 @@ DOWNLOADS = ("txt", "srt", "vtt", "json")
 LANGUAGE_NAMES = {"auto": "Auto 自动", "zh": "中文", "en": "English", "yue": "粤语", "ja": "日本語", "ko": "한국어"}
 
 
-class TranscribePage:
+class TranscribePage(ui.JobPage):
     """The page's components, and what they do."""
+
+    texts = TEXTS
 
     def __init__(self, transcriber: Transcriber) -> None:
         self._transcriber = transcriber
         self._service = transcriber.service
-        self._turns = ui.Turns()
+        super().__init__()
         with gr.Row():
             with gr.Column(min_width=280):
                 self._lay_out_inputs()
@@ -114,26 +116,9 @@ class TranscribePage:
             self.stop = gr.Button(ui.t("stop"), variant="stop", elem_id="sv-stop", min_width=120)
         self.inputs = [audio, language, itn, merge]
 
-    def greet(self, request: gr.Request) -> dict[Any, Any]:
-        return {self.status: ui.say(TEXTS, request, "ready")}
-
-    def begin(self, request: gr.Request) -> dict[Any, Any]:
-        self._turns.begin(request)
-        return {
-            self.status: ui.say(TEXTS, request, "working"),
-            self._text: "",
-            self._segments: "",
-            **{button: gr.DownloadButton(interactive=False) for button in self._downloads.values()},
-        }
-
-    def refused(self, request: gr.Request) -> dict[Any, Any]:
-        # A cancelled run counts as a failed one.
-        key = "stopped" if self._turns.is_stopped(request) else "refused"
-        return {self.status: ui.say(TEXTS, request, key)}
-
-    def stopped(self, request: gr.Request) -> dict[Any, Any]:
-        self._turns.stop(request)
-        return {self.status: ui.say(TEXTS, request, "stopped")}
+    def cleared(self) -> dict[Any, Any]:
+        disabled = {button: gr.DownloadButton(interactive=False) for button in self._downloads.values()}
+        return {self._text: "", self._segments: "", **disabled}
 
     async def run(
         self, path: str | None, language: str, use_itn: bool, merge_length_s: float, request: gr.Request
@@ -146,7 +131,7 @@ class TranscribePage:
                 events = self._transcriber.transcribe(file, options, ui.caller_of(request))
                 async with aclosing(events) as stream:
                     async for event in stream:
-                        if self._turns.is_stopped(request):
+                        if self.turns.is_stopped(request):
                             yield self.stopped(request)
                             return
                         if isinstance(event, TranscriptSegment):

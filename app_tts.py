@@ -61,14 +61,16 @@ LANGUAGE_NAMES = {"auto": "Auto 自动", "zh": "中文", "yue": "粤语", "en": 
 EMOTION_NAMES = dict(zip(EMOTIONS, ("自然", "开心", "愤怒", "悲伤", "恐惧", "厌恶", "忧郁", "惊讶", "平静"), strict=True))
 
 
-class SpeakPage:
+class SpeakPage(ui.JobPage):
     """The page's components, and what they do."""
+
+    texts = TEXTS
 
     def __init__(self, synthesizer: Synthesizer, shelf: LiveAudioShelf) -> None:
         self._synthesizer = synthesizer
         self._service = synthesizer.service
         self._shelf = shelf
-        self._turns = ui.Turns()
+        super().__init__()
         with gr.Row():
             with gr.Column(min_width=280):
                 self._lay_out_inputs()
@@ -111,27 +113,11 @@ class SpeakPage:
             self.stop = gr.Button(ui.t("stop"), variant="stop", elem_id="sv-stop", min_width=120)
         self.inputs = [text, language, emotion, strength, speaker, speed, file_format]
 
-    def greet(self, request: gr.Request) -> dict[Any, Any]:
-        return {self.status: ui.say(TEXTS, request, "ready")}
+    def cleared(self) -> dict[Any, Any]:
+        return {self._player: "", self._result: None, self._download: gr.DownloadButton(interactive=False)}
 
-    def begin(self, request: gr.Request) -> dict[Any, Any]:
-        self._turns.begin(request)
-        return {
-            self.status: ui.say(TEXTS, request, "working"),
-            self._player: "",
-            self._result: None,
-            self._download: gr.DownloadButton(interactive=False),
-        }
-
-    def refused(self, request: gr.Request) -> dict[Any, Any]:
-        # A cancelled run counts as a failed one.
-        key = "stopped" if self._turns.is_stopped(request) else "refused"
-        return {self.status: ui.say(TEXTS, request, key)}
-
-    def stopped(self, request: gr.Request) -> dict[Any, Any]:
-        self._turns.stop(request)
-        # Without its element the player falls silent.
-        return {self.status: ui.say(TEXTS, request, "stopped"), self._player: ""}
+    def silenced(self) -> dict[Any, Any]:
+        return {self._player: ""}  # without its element the player falls silent
 
     async def run(
         self,
@@ -154,7 +140,7 @@ class SpeakPage:
             with self._service.door.enter():
                 async with aclosing(synthesizer.pieces(checked, ui.caller_of(request))) as stream:
                     async for piece in stream:
-                        if self._turns.is_stopped(request):
+                        if self.turns.is_stopped(request):
                             yield self.stopped(request)
                             return
                         pieces.append(piece)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import html
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import gradio as gr
 from cachetools import LRUCache
@@ -167,30 +167,51 @@ class Turns:
         return caller_of(request) in self._stopped
 
 
-class JobPage(Protocol):
-    """What a page with one job at a time offers to `connect`. The handlers answer with {component: value}."""
+class JobPage:
+    """A page with one job at a time: what both have in common. Handlers answer with {component: value}.
 
+    A page sets `start`, `stop`, `status`, `inputs` and `outputs`, and says what its job is in `run`, and which of its outputs are
+    emptied when a job starts in `cleared`, and when it is stopped in `silenced`.
+    """
+
+    texts: Texts
     start: gr.Button
     stop: gr.Button
     status: gr.HTML
     inputs: list[Any]
     outputs: list[Any]
 
+    def __init__(self) -> None:
+        self.turns = Turns()
+
+    def run(self, *values: Any) -> AsyncIterator[dict[Any, Any]]:
+        """The job: takes the values of `inputs` and the request, yields as it goes."""
+        raise TypeError(f"{type(self).__name__} has no job to run")
+
+    def cleared(self) -> dict[Any, Any]:
+        return {}
+
+    def silenced(self) -> dict[Any, Any]:
+        return {}
+
     def greet(self, request: gr.Request) -> dict[Any, Any]:
         """When the page is opened."""
+        return {self.status: say(self.texts, request, "ready")}
 
     def begin(self, request: gr.Request) -> dict[Any, Any]:
         """At once when the job is started, even where the queue is long: what was there is no longer the answer."""
+        self.turns.begin(request)
+        return {self.status: say(self.texts, request, "working"), **self.cleared()}
 
     def stopped(self, request: gr.Request) -> dict[Any, Any]:
         """When the job has been stopped."""
+        self.turns.stop(request)
+        return {self.status: say(self.texts, request, "stopped"), **self.silenced()}
 
     def refused(self, request: gr.Request) -> dict[Any, Any]:
-        """When the job did not even begin, or ended by a bug."""
-
-    @property
-    def run(self) -> Callable[..., AsyncIterator[dict[Any, Any]]]:
-        """The job: takes the values of `inputs` and the request, yields as it goes."""
+        """When the job did not even begin, or ended by a bug. A cancelled run counts as a failed one."""
+        key = "stopped" if self.turns.is_stopped(request) else "refused"
+        return {self.status: say(self.texts, request, key)}
 
 
 def connect(page: gr.Blocks, job: JobPage) -> None:

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from steadyvoice.catalogue import EMOTIONS, OPENAI_VOICES, SPEECH_LANGUAGES
+from steadyvoice.catalogue import EMOTIONS, OPENAI_VOICES, SPEECH_LANGUAGES, EngineCard
 from steadyvoice.engine.scheduler import ServiceClass
 from steadyvoice.media.encode import AUDIO_FORMATS
 from steadyvoice.serving.http import HoldingResponse, caller_of, unless_gone
@@ -87,27 +87,7 @@ def add_synthesis_routes(app: FastAPI, synthesizer: Synthesizer) -> None:
 
     @app.get("/v1/voices")
     async def voices() -> dict[str, Any]:
-        """The voices, and everything else that may be chosen."""
-        card = service.card
-        return {
-            "object": "list",
-            "data": [
-                {
-                    "id": name,
-                    "object": "voice",
-                    "speaker_id": index,
-                    "aliases": [alias for i, alias in enumerate(OPENAI_VOICES) if i % len(card.speakers) == index],
-                    "languages": [language for language in card.languages if language != "auto"],
-                    "engine": card.name,
-                }
-                for index, name in enumerate(card.speakers)
-            ],
-            "languages": list(SPEECH_LANGUAGES),
-            "emotions": list(EMOTIONS),
-            "formats": list(AUDIO_FORMATS),
-            "speed": [MIN_SPEED, MAX_SPEED],
-            "note": card.note_en,
-        }
+        return voice_list(service.card)
 
     async def answer(request: Request, speak: SpeakRequest, stream: bool) -> Response:
         caller = caller_of(request)
@@ -135,6 +115,29 @@ def add_synthesis_routes(app: FastAPI, synthesizer: Synthesizer) -> None:
                 media_type=speak.format.media_type,
                 headers=headers,
             )
+
+
+def voice_list(card: EngineCard) -> dict[str, Any]:
+    """The voices, and everything else that may be chosen."""
+    return {
+        "object": "list",
+        "data": [
+            {
+                "id": name,
+                "object": "voice",
+                "speaker_id": index,
+                "aliases": [alias for i, alias in enumerate(OPENAI_VOICES) if i % len(card.speakers) == index],
+                "languages": [language for language in card.languages if language != "auto"],
+                "engine": card.name,
+            }
+            for index, name in enumerate(card.speakers)
+        ],
+        "languages": list(SPEECH_LANGUAGES),
+        "emotions": list(EMOTIONS),
+        "formats": list(AUDIO_FORMATS),
+        "speed": [MIN_SPEED, MAX_SPEED],
+        "note": card.note_en,
+    }
 
 
 async def _from(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
