@@ -269,8 +269,8 @@ class Engine:
             with self._lock:
                 for work in bad:
                     self._scheduler.finished(work)
-                owed = [self._ledger.take(work) for work in bad]
-                self._scheduler.failed(work for work in running.works if work not in bad)
+                _, lost = self._scheduler.failed(work for work in running.works if work not in bad)
+                owed = [self._ledger.take(work) for work in (*bad, *lost)]
             _settle(owed, errors.ItemFailed("the request could not be handed to the engine"))
             self._alarm.ring()
 

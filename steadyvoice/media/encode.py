@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -66,14 +65,6 @@ def encode(pcm: PcmArray, sample_rate: int, fmt: AudioFormat) -> bytes:
     head = encoder.feed(pcm)
     tail = encoder.finish()
     return sink.getvalue() or head + tail
-
-
-def encode_stream(pieces: Iterable[PcmArray], sample_rate: int, fmt: AudioFormat) -> Iterator[bytes]:
-    """One stream from pieces as they come; each piece is on its way before the next is asked for."""
-    encoder = StreamEncoder(sample_rate, fmt)
-    for piece in pieces:
-        yield encoder.feed(piece)
-    yield encoder.finish()
 
 
 class StreamEncoder:

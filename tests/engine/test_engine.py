@@ -778,3 +778,42 @@ def test_a_worker_in_the_middle_of_a_batch_dies_with_its_app(
     app.kill()
 
     assert_gone(worker)
+
+
+# What must not end the engine's thread
+
+
+@pytest.mark.parametrize("bad", [{"text": "\ud800"}, {"text": {1, 2}}], ids=["a lone surrogate", "not JSON"])
+def test_a_payload_that_cannot_be_sent_fails_alone_and_its_batch_is_done(make_engine: MakeEngine, gate: Gate, bad: Any) -> None:
+    engine = make_engine()
+    first = submit_waiting(engine, gate)
+    released, _ = gate.reached()
+    neighbours = submit(engine, "a", "b", length=1.0)
+    unsendable = engine.submit([Task(Payload({"name": "bad", **bad}), 1.0)], caller="bert")
+    released.send("go on")
+
+    assert isinstance(failure(unsendable), errors.ItemFailed)
+    assert names(neighbours) == ["a", "b"]
+    assert names(first) == ["waiting"]
+    assert engine.status().restarts == 0
+    assert_nothing_is_remembered(engine)
+
+
+def test_one_who_no_longer_waits_for_the_load_does_not_take_it_from_the_others(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    mine, others = engine.load(), engine.load()
+    mine.cancel()
+
+    assert others.result(WAIT_S).name == "fake"
+    assert names(submit(engine, "a")) == ["a"]
+
+
+def test_an_observer_that_fails_stops_nothing(diary: Diary) -> None:
+    def complain(*_: Any) -> None:
+        raise KeyError("an observer's own mistake")
+
+    spec = WorkerSpec(FAKE, {"diary": str(diary.path)})
+    with Engine(spec, Limits(Budget(WHOLE_BATCH), 1e6), MemoryLog(complain), complain) as engine:
+        assert names(submit(engine, "a")) == ["a"]
+        assert names(submit(engine, "b")) == ["b"]
+        assert engine.status().restarts == 0

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import av
@@ -17,10 +17,10 @@ from steadyvoice.media.decode import SAMPLE_RATE, DecodeLimits, decode
 from steadyvoice.media.encode import (
     AUDIO_FORMATS,
     STREAMING_WAV_SIZE,
+    AudioFormat,
     StreamEncoder,
     audio_format,
     encode,
-    encode_stream,
     wav_header,
 )
 from steadyvoice.protocol import PcmArray
@@ -36,6 +36,14 @@ CONTAINERS = [name for name in AUDIO_FORMATS if name != "pcm"]
 def speech() -> PcmArray:
     pcm, _ = soundfile.read(DATA / "austen-0930.wav", dtype="int16")
     return pcm
+
+
+def encode_stream(pieces: Iterable[PcmArray], sample_rate: int, fmt: AudioFormat) -> Iterator[bytes]:
+    """One stream as the server makes it: each piece is on its way before the next is asked for."""
+    encoder = StreamEncoder(sample_rate, fmt)
+    for piece in pieces:
+        yield encoder.feed(piece)
+    yield encoder.finish()
 
 
 def pieces_of(pcm: PcmArray, sizes: list[int]) -> Iterator[PcmArray]:
