@@ -12,6 +12,8 @@ from typing import Any, Protocol
 from steadyvoice.protocol import Items, ModelInfo, Outcome
 
 ENGINES = {
+    "sensevoice": "steadyvoice.worker.recognizers.sensevoice:SenseVoiceRecognizer",
+    "funasr": "steadyvoice.worker.recognizers.funasr_automodel:FunasrRecognizer",
     "pocketsphinx": "steadyvoice.worker.recognizers.pocketsphinx:PocketsphinxRecognizer",
     "espeak": "steadyvoice.worker.synthesizers.espeak:EspeakSynthesizer",
 }
