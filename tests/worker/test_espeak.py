@@ -23,7 +23,7 @@ SAME_VOICE = 0.98  # likeness of two spectra; a voice is over 0.99 like itself, 
 
 @pytest.fixture(scope="module")
 def synthesizer() -> EspeakSynthesizer:
-    return EspeakSynthesizer()  # one for the whole process: the library is global
+    return EspeakSynthesizer()
 
 
 def outcome(synthesizer: EspeakSynthesizer, item: SynthesizeItem) -> Speech | ItemError:
@@ -108,6 +108,18 @@ def test_every_speaker_of_a_language_sounds_different(synthesizer: EspeakSynthes
 
     for one, other in itertools.combinations([spectrum(voice) for voice in voices], 2):
         assert one @ other < SAME_VOICE
+
+
+def test_a_second_synthesizer_in_the_process_takes_nothing_from_the_first(synthesizer: EspeakSynthesizer) -> None:
+    first = say(synthesizer, SynthesizeItem("one two three", "en", "m1"))
+    others = [EspeakSynthesizer() for _ in range(200)]
+    second = [say(other, SynthesizeItem("one two three", "en", "m1")) for other in others[::40]]
+
+    again = say(synthesizer, SynthesizeItem("one two three", "en", "m1"))
+
+    for speech in (*second, again):
+        assert len(speech.samples) == pytest.approx(len(first.samples), rel=0.02)
+        assert np.abs(speech.samples).max() > 1_000
 
 
 def test_a_speaker_is_the_same_after_others_have_spoken(synthesizer: EspeakSynthesizer) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,24 +58,31 @@ PROSODY = {
 assert tuple(PROSODY) == EMOTIONS
 
 
+@cache
+def _library() -> tuple[ctypes.CDLL, int]:
+    """The library, ready, and its sample rate in Hz. Once in a process: a second `espeak_Initialize` leaves it with phonemes
+    that are none, and after some hundred of them it speaks without end."""
+    library = ctypes.CDLL(espeakng_loader.get_library_path())
+    data = Path(espeakng_loader.get_data_path())
+    # Length 0: the library hands out samples as they come. 1 << 15: do not exit the process on an error.
+    sample_rate = library.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, 0, str(data).encode(), 1 << 15)
+    if sample_rate <= 0:
+        raise RuntimeError(f"espeak_Initialize answered {sample_rate}")
+    # espeak goes on in another voice when a variant is unknown, so it is checked once, here.
+    missing = [speaker for speaker in ESPEAK.speakers if not (data / "voices" / "!v" / speaker).is_file()]
+    if missing:
+        raise RuntimeError(f"espeak-ng has no voice variants {', '.join(missing)}")
+    return library, sample_rate
+
+
 class EspeakSynthesizer:
-    """See `steadyvoice.worker.models.Model`. Not thread-safe, and only one may exist in a process."""
+    """See `steadyvoice.worker.models.Model`. Not thread-safe, and neither are two in one process."""
 
     def __init__(self) -> None:
-        self._library = ctypes.CDLL(espeakng_loader.get_library_path())
-        data = Path(espeakng_loader.get_data_path())
-        # Length 0: the library hands out samples as they come. 1 << 15: do not exit the process on an error.
-        self._sample_rate = self._library.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, 0, str(data).encode(), 1 << 15)
-        if self._sample_rate <= 0:
-            raise RuntimeError(f"espeak_Initialize answered {self._sample_rate}")
-        # espeak goes on in another voice when a variant is unknown, so it is checked once, here.
-        missing = [speaker for speaker in ESPEAK.speakers if not (data / "voices" / "!v" / speaker).is_file()]
-        if missing:
-            raise RuntimeError(f"espeak-ng has no voice variants {', '.join(missing)}")
+        self._library, self._sample_rate = _library()
         self._chunks: list[PcmArray] = []
         prototype = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
         self._callback = prototype(self._collect)  # the library keeps the pointer, so we keep the object
-        self._library.espeak_SetSynthCallback(self._callback)
         self._library.espeak_Info.restype = ctypes.c_char_p
         revision = self._library.espeak_Info(None).decode().split()[0]
         self.info = ModelInfo("espeak", revision, max_batch_items=8)
@@ -128,6 +136,7 @@ class EspeakSynthesizer:
         self._set(RANGE, np.clip(BASE_RANGE + prosody.range * strength, 0, 99))
         text = item.text.encode() + b"\0"
         self._chunks.clear()
+        self._library.espeak_SetSynthCallback(self._callback)  # it may have been another's
         status = self._library.espeak_Synth(text, len(text), 0, POS_CHARACTER, 0, CHARS_UTF8, None, None)
         if status != 0:
             raise RuntimeError(f"espeak_Synth answered {status}")
