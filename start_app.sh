@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the environment, looks the machine over, runs the apps and starts a crashed one again.
+# Makes the environment, fetches the weights, looks the machine over, runs the apps and starts a crashed one again.
 #
 # No `set -e`: what may fail is checked where it stands. No `set -m` either: it takes hold of the terminal and stops a
 # script that was started with `&`. Each child gets a session of its own (setsid) instead, so that Ctrl-C reaches this
@@ -21,10 +21,12 @@ Usage: bash start_app.sh [asr|tts|both] [--check] [--help]
   asr       speech to text only (http://127.0.0.1:6006)
   tts       text to speech only (http://127.0.0.1:7860)
   both      the two of them; this is the default
-  --check   install if needed, show what will run and what stops it, start nothing
+  --check   install if needed, show what will run and what stops it, fetch nothing, start nothing
   --help    this text
 
 The first run makes .venv and installs requirements.txt; later runs do so only when that file has changed.
+Before speech to text starts, SenseVoiceSmall (0.9 GB) is fetched into cache_hub if it is not there; what was begun is
+continued. Without a network the embedded recogniser runs. STEADYVOICE_HUB=none never connects.
 An app that crashes is started again after 1, 2, 4 ... 30 s. Ctrl-C, SIGTERM and SIGHUP let running requests
 finish (STEADYVOICE_DRAIN_S, 30 s) and leave no process behind.
 
@@ -32,7 +34,8 @@ finish (STEADYVOICE_DRAIN_S, 30 s) and leave no process behind.
   All other settings, STEADYVOICE_ASR_PORT among them, are in README.md.
 
 Exit code: 0 the apps were asked to stop, or --check found nothing; 1 no usable Python, or the installation
-failed; 2 a problem that --check would show, or a wrong argument; 143 stopped before the apps were started.
+failed; 2 a problem that --check would show, an engine whose weights could not be fetched, or a wrong argument;
+143 stopped before the apps were started.
 TEXT
 }
 
@@ -98,6 +101,15 @@ install() {
         return 1
     fi
     echo "$wanted" >"$STAMP"
+}
+
+# Brings the weights. Whatever keeps them away stops the start only if an engine was asked for that needs them: status 2.
+fetch() {
+    local status
+    attend "$PYTHON" -m steadyvoice.serving.hub
+    status=$?
+    [ "$status" -ne 2 ] || return 2
+    [ "$status" -eq 0 ] || say "fetching SenseVoiceSmall ended with status $status; going on without it"
 }
 
 start() {
@@ -174,6 +186,8 @@ exec 9<&-
 export -n STEADYVOICE_PYTHON  # ours alone: the apps refuse settings that they do not know
 export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}
 export GRADIO_ANALYTICS_ENABLED=False
+# Before the preflight, which then shows the engine that will run.
+[ -n "$check" ] || [ "$wanted" = tts ] || fetch || exit 2
 attend "$PYTHON" -m steadyvoice.serving.preflight "$wanted" || exit
 [ -z "$check" ] || exit 0
 

@@ -31,6 +31,26 @@ class EngineCard:
     speakers: tuple[str, ...] = ()
 
 
+SENSEVOICE = EngineCard(
+    name="sensevoice",
+    kind="recognition",
+    languages=RECOGNITION_LANGUAGES,
+    embedded=False,
+    license="FunASR Model License (weights)",
+    itn=True,
+    tells_emotion=True,
+)
+FUNASR = EngineCard(
+    name="funasr",
+    kind="recognition",
+    languages=RECOGNITION_LANGUAGES,
+    embedded=False,
+    license="MIT; each model has its own",
+    note_en="FunASR's own AutoModel, one segment at a time: the reference, several times slower than engine sensevoice.",
+    note_zh="FunASR 自带的 AutoModel，逐段识别：用作参照，比 sensevoice 引擎慢数倍。",
+    itn=True,
+    tells_emotion=True,
+)
 POCKETSPHINX = EngineCard(
     name="pocketsphinx",
     kind="recognition",
@@ -52,4 +72,4 @@ ESPEAK = EngineCard(
     # Chosen for being far apart from one another in pitch and timbre, in each of the five languages.
     speakers=("f1", "f2", "Annie", "Andrea", "steph", "m1", "m2", "Michael", "Gene", "iven"),
 )
-CARDS = {card.name: card for card in (POCKETSPHINX, ESPEAK)}
+CARDS = {card.name: card for card in (SENSEVOICE, FUNASR, POCKETSPHINX, ESPEAK)}

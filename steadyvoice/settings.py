@@ -25,7 +25,7 @@ PREFIX = "STEADYVOICE_"
 ROOT = Path(__file__).resolve().parent.parent
 
 # Names that scripts may already set for engines that have not landed; they are announced, not refused.
-RESERVED = frozenset({"SENSEVOICE_DIR", "PRECISION", "TRIM", "IDLE_UNLOAD_S", "INDEXTTS_PYTHON"})
+RESERVED = frozenset({"TRIM", "IDLE_UNLOAD_S", "INDEXTTS_PYTHON"})
 
 # For start_app.sh alone; may stand in the same .env.
 FOR_THE_LAUNCHER = frozenset({"PYTHON"})
@@ -48,9 +48,23 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 only behind a firewall or nginx")
     asr_port: Port = Field(6006, description="port of the speech-to-text app")
     tts_port: Port = Field(7860, description="port of the text-to-speech app")
-    asr_engine: Literal["auto", "pocketsphinx"] = Field("auto", description="recogniser; auto takes the first that can work")
+    asr_engine: Literal["auto", "sensevoice", "funasr", "pocketsphinx"] = Field(
+        "auto", description="recogniser; auto takes the first that can work"
+    )
     tts_engine: Literal["auto", "espeak"] = Field("auto", description="synthesiser; auto takes the first that can work")
     cache_hub: RootedPath = Field(ROOT / "cache_hub", description="folder of weights and voices; move it to a larger disk")
+    hub: Literal["modelscope", "huggingface", "none"] = Field(
+        "modelscope", description="where start_app.sh fetches SenseVoiceSmall from; none never connects"
+    )
+    sensevoice_dir: RootedPath | None = Field(None, description="release directory of your own; nothing is fetched then")
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
+        "auto", description="arithmetic of engine sensevoice; auto is the fastest that keeps the text"
+    )
+    funasr_model: str | None = Field(
+        None,
+        max_length=500,
+        description="for engine funasr: another model than SenseVoiceSmall, by FunASR's name or as a directory",
+    )
     preload: bool = Field(False, description="load the model at start instead of at the first request")
     queue_size: int | None = Field(None, ge=0, le=10_000, description="requests that may wait; empty: 5")
     concurrency: int | None = Field(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-from steadyvoice.catalogue import CARDS, ESPEAK, POCKETSPHINX, EngineCard
-from steadyvoice.settings import Settings
+from steadyvoice.catalogue import ESPEAK, FUNASR, POCKETSPHINX, SENSEVOICE, EngineCard
+from steadyvoice.serving.hub import release_dir, release_problem, revision_of
+from steadyvoice.settings import PREFIX, Settings
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen engine and the reason, in a sentence for the log and the preflight."""
+    """The chosen engine, what its worker is told, and the reason, in a sentence for the log and the preflight."""
 
     card: EngineCard
     reason: str
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 class NoEngine(Exception):
@@ -22,22 +25,58 @@ class NoEngine(Exception):
 
 
 # What each engine needs to be importable on this machine.
-PACKAGES = {POCKETSPHINX.name: "pocketsphinx", ESPEAK.name: "espeakng_loader"}
+PACKAGES = {
+    SENSEVOICE.name: ("torch", "sentencepiece", "yaml"),
+    FUNASR.name: ("torch", "funasr"),
+    POCKETSPHINX.name: ("pocketsphinx",),
+    ESPEAK.name: ("espeakng_loader",),
+}
 
 
 def choose_recognizer(settings: Settings) -> Choice:
     """Raises NoEngine."""
-    return _choose(settings.asr_engine, POCKETSPHINX, "SenseVoiceSmall has not landed in this version")
+    match settings.asr_engine:
+        case "funasr":
+            return _checked(_funasr(settings))
+        case "pocketsphinx":
+            return _checked(Choice(POCKETSPHINX, "as set"))
+        case asked:
+            folder = release_dir(settings)
+            problem = _missing_package(SENSEVOICE) or release_problem(folder)
+    if problem is None:
+        options = {"directory": str(folder), "revision": revision_of(folder), "precision": settings.precision}
+        return Choice(SENSEVOICE, f"release in {folder}", options)
+    # A directory of the user's own is a wish, and passing over it in silence would be no kindness.
+    if asked == "auto" and settings.sensevoice_dir is None:
+        return _checked(Choice(POCKETSPHINX, f"embedded engine: SenseVoiceSmall cannot work, {problem}"))
+    raise NoEngine(f"engine {SENSEVOICE.name} cannot work: {problem}")
 
 
 def choose_synthesizer(settings: Settings) -> Choice:
     """Raises NoEngine."""
-    return _choose(settings.tts_engine, ESPEAK, "IndexTTS2 has not landed in this version")
+    why = "embedded engine: IndexTTS2 has not landed in this version" if settings.tts_engine == "auto" else "as set"
+    return _checked(Choice(ESPEAK, why))
 
 
-def _choose(asked: str, embedded: EngineCard, why_embedded: str) -> Choice:
-    choice = Choice(embedded, f"embedded engine: {why_embedded}") if asked == "auto" else Choice(CARDS[asked], "as set")
-    package = PACKAGES[choice.card.name]
-    if importlib.util.find_spec(package) is None:
-        raise NoEngine(f"engine {choice.card.name} needs the package {package}, which is not installed")
+def _funasr(settings: Settings) -> Choice:
+    """FunASR's own model by name, or the same release that `sensevoice` reads."""
+    if settings.funasr_model is not None:
+        return Choice(FUNASR, f"model {settings.funasr_model}, as set", {"model": settings.funasr_model})
+    folder = release_dir(settings)
+    problem = release_problem(folder)
+    if problem is None and not (folder / "configuration.json").is_file():
+        problem = f"{folder} has no configuration.json, which FunASR reads"
+    if problem is not None:
+        raise NoEngine(f"engine {FUNASR.name} cannot work: {problem}; or set {PREFIX}FUNASR_MODEL")
+    return Choice(FUNASR, f"release in {folder}, as set", {"model": str(folder)})
+
+
+def _checked(choice: Choice) -> Choice:
+    if missing := _missing_package(choice.card):
+        raise NoEngine(f"engine {choice.card.name} cannot work: {missing}")
     return choice
+
+
+def _missing_package(card: EngineCard) -> str | None:
+    missing = [package for package in PACKAGES[card.name] if importlib.util.find_spec(package) is None]
+    return f"the package {missing[0]} is not installed" if missing else None

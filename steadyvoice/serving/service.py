@@ -39,7 +39,7 @@ class Service:
         self.metrics = Metrics(role)
         self.memory = MemoryLog(self.metrics.observe_memory)
         self.engine = Engine(
-            worker or WorkerSpec(choice.card.name),
+            worker or WorkerSpec(choice.card.name, choice.options),
             Limits(Budget(settings.batch_size_s), settings.max_backlog_s),
             self.memory,
             self.metrics.observe_batch,

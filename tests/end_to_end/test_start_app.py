@@ -27,7 +27,9 @@ import httpx
 import psutil
 import pytest
 
+from steadyvoice.serving.hub import release_problem
 from steadyvoice.settings import PREFIX, ROOT
+from tests.serving.loopback_hub import LoopbackHub, release
 
 TIMEOUT_S = 60.0  # for anything that is waited for; only a failure takes so long
 ASR, TTS = "app_sensevoice.py", "app_tts.py"
@@ -98,6 +100,7 @@ class Run:
     ) -> None:
         self.mark = f"START_APP_TEST={uuid.uuid4()}"  # inherited, so that even an orphan is found
         kept = {name: value for name, value in os.environ.items() if not name.startswith((PREFIX, "PYTHON"))}
+        kept["STEADYVOICE_HUB"] = "none"  # no test is in need of a network
         ports = {"STEADYVOICE_ASR_PORT": str(free_port()), "STEADYVOICE_TTS_PORT": str(free_port())}
         self.process = subprocess.Popen(
             ["bash", str(folder / "start_app.sh"), *arguments],
@@ -425,6 +428,69 @@ def test_from_nothing_it_makes_an_environment_with_a_pip_of_its_own(folder: Path
         assert run.wait_for_end() == 0, run.output
     assert list((folder / ".venv").glob("lib/python*/site-packages/pip"))
     assert "installing" not in run.output
+
+
+# What is fetched
+
+
+@pytest.fixture
+def hub() -> Iterator[LoopbackHub]:
+    with LoopbackHub(release(2_400_000)) as running:
+        yield running
+
+
+def test_the_weights_are_fetched_before_the_app_starts_and_only_once(folder: Path, start, hub: LoopbackHub) -> None:
+    (folder / ASR).write_text(NOTE + "say('weights', Path('cache_hub/SenseVoiceSmall/model.pt').stat().st_size); serve()")
+    for _ in range(2):
+        run = start("asr", STEADYVOICE_HUB="modelscope", **hub.environment)
+        run.wait_for("weights 2400000")
+        assert run.stop() == 0
+    assert release_problem(folder / "cache_hub" / "SenseVoiceSmall") is None
+    assert hub.sent["model.pt"] == 2_400_000
+
+
+def test_a_hub_that_cannot_be_reached_is_one_sentence_and_the_embedded_engine_runs(folder: Path, start) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    run = start("asr", STEADYVOICE_HUB="modelscope", MODELSCOPE_ENDPOINT=nobody)
+    run.wait_for(f"{ASR} serves")
+    assert run.stop() == 0
+    (said,) = [line for line in run.output.splitlines() if line.startswith("hub: ")]
+    assert said.startswith(f"hub: ModelScope at {nobody} gives no listing of SenseVoiceSmall: Connection refused")
+    assert said.endswith("going on with the embedded recogniser")
+    assert "pocketsphinx" in run.output
+
+
+def test_an_engine_whose_weights_cannot_be_fetched_stops_the_start_if_it_was_asked_for(folder: Path, start) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    run = start("asr", STEADYVOICE_HUB="huggingface", HF_ENDPOINT=nobody, STEADYVOICE_ASR_ENGINE="sensevoice")
+    assert run.wait_for_end() == 2
+    assert f"Hugging Face at {nobody} gives no listing" in run.output
+    assert starts(folder, ASR) == 0
+
+
+@pytest.mark.parametrize("arguments", [["--check"], ["tts"]])
+def test_neither_a_check_nor_text_to_speech_fetches_anything(arguments: list[str], start, hub: LoopbackHub) -> None:
+    run = start(*arguments, STEADYVOICE_HUB="modelscope", **hub.environment)
+    if arguments == ["tts"]:
+        run.wait_for(f"{TTS} serves")
+        run.stop()
+    assert run.wait_for_end() == 0
+    assert hub.asked == []
+
+
+def test_a_signal_ends_the_download_and_the_next_start_continues_it(folder: Path, start, hub: LoopbackHub) -> None:
+    hub.files["model.pt"] *= 10  # more than can be on its way
+    hub.pause_after = 23_000_000
+    run = start("asr", STEADYVOICE_HUB="modelscope", **hub.environment)
+    assert hub.paused.wait(TIMEOUT_S)
+    assert run.stop() == 143
+    assert run.processes() == []
+    hub.pause_after = None
+    hub.go_on.set()
+    run = start("asr", STEADYVOICE_HUB="modelscope", **hub.environment)
+    run.wait_for(f"{ASR} serves")
+    assert run.stop() == 0
+    assert hub.downloads()[-1].first_byte > 0
 
 
 # What happens when an app ends

@@ -163,7 +163,7 @@ def test_an_engine_that_cannot_work_is_a_problem_saying_what_is_missing(monkeypa
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     problems = report().problems
     assert len(problems) == 2
-    assert problems[0].startswith("speech to text: engine pocketsphinx needs the package pocketsphinx")
+    assert problems[0].startswith("speech to text: engine pocketsphinx cannot work: the package pocketsphinx")
 
 
 def test_bad_settings_are_problems_and_the_machine_is_still_shown(monkeypatch: pytest.MonkeyPatch) -> None:

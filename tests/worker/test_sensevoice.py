@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -173,19 +171,10 @@ def test_collapse_drops_blanks_and_joins_runs() -> None:
     ]
 
 
-def test_the_revision_is_what_the_download_wrote_down(random_release: Path, tmp_path: Path) -> None:
-    release = tmp_path / "release"
-    shutil.copytree(random_release, release)
-    (release / "steadyvoice.json").write_text(json.dumps({"revision": "v1.2"}))
-
-    assert SenseVoiceRecognizer(str(release), "fp32", "cpu").info.revision == "v1.2"
-    assert SenseVoiceRecognizer(str(random_release), "fp32", "cpu").info.revision == "local"
-
-
 def test_it_is_an_engine_of_the_worker(random_release: Path) -> None:
-    model = load_model("sensevoice", {"directory": str(random_release), "precision": "fp32", "device": "cpu"})
+    model = load_model("sensevoice", {"directory": str(random_release), "revision": "abc", "precision": "auto", "device": "cpu"})
 
-    assert model.info.name == "sensevoice"
+    assert (model.info.name, model.info.revision) == ("sensevoice", "abc")
 
 
 @pytest.mark.parametrize("missing", ["config.yaml", "am.mvn", "model.pt", "*.bpe.model"])

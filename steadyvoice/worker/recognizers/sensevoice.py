@@ -6,13 +6,11 @@ events, and where each word is. Imports torch, numpy, sentencepiece and PyYAML o
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -57,8 +55,14 @@ class Token:
 class SenseVoiceRecognizer:
     """See `steadyvoice.worker.models.Model`. Not thread-safe."""
 
-    def __init__(self, directory: str, precision: str = "auto", device: str = "auto") -> None:
+    def __init__(self, directory: str, precision: str = "auto", device: str = "auto", revision: str = "local") -> None:
         """
+        Args:
+            directory: the release.
+            precision: auto, fp32, bf16, fp16 or int8; see `choose_precision`.
+            device: cpu, cuda, or auto: the GPU if there is one.
+            revision: of the release, if somebody knows it.
+
         Raises:
             FileNotFoundError: the release lacks a file.
             ValueError: it is not a SenseVoiceSmall, or the device cannot compute in that precision.
@@ -80,7 +84,7 @@ class SenseVoiceRecognizer:
             raise ValueError(f"the sentencepiece model has {len(self._pieces)} pieces, the network {self.network.vocabulary}")
         names = (TAG.fullmatch(self._pieces.id_to_piece(number)) for number in range(len(self._pieces)))
         self._tags = {number: match[1] for number, match in enumerate(names) if match}
-        self.info = ModelInfo("sensevoice", _revision(release), MAX_BATCH_ITEMS[self.device.type])
+        self.info = ModelInfo("sensevoice", revision, MAX_BATCH_ITEMS[self.device.type])
         log.info("SenseVoiceSmall on %s in %s", self.device, self.precision)
 
     def run(self, items: Items) -> Iterator[Outcome]:
@@ -196,12 +200,3 @@ def _bpe_model(release: Path) -> Path:
     if not found:
         raise FileNotFoundError(f"{release.name} has no sentencepiece model (*.bpe.model)")
     return found[0]
-
-
-def _revision(release: Path) -> str:
-    """What the download wrote down, or that nobody knows."""
-    try:
-        manifest: Any = json.loads((release / "steadyvoice.json").read_text(encoding="utf-8"))
-        return str(manifest["revision"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return "local"

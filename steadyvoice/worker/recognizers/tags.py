@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-EMOTIONS = frozenset({"HAPPY", "SAD", "ANGRY", "NEUTRAL", "FEARFUL", "DISGUSTED", "SURPRISED", "OTHER", "EMO_UNKNOWN"})
-UNKNOWN_EMOTION = "EMO_UNKNOWN"
+# NEUTRAL first: where several are told equally often, FunASR takes it.
+EMOTIONS = ("NEUTRAL", "HAPPY", "SAD", "ANGRY", "FEARFUL", "DISGUSTED", "SURPRISED", "OTHER", "EMO_UNKNOWN")
 ITN = frozenset({"withitn", "woitn"})
 
 
@@ -15,8 +15,9 @@ def language_of(tags: Sequence[str]) -> str:
 
 
 def emotion_of(tags: Sequence[str]) -> str | None:
-    """The first emotion that the model is sure of."""
-    return next((tag for tag in tags if tag in EMOTIONS and tag != UNKNOWN_EMOTION), None)
+    """The emotion that is told most often; EMO_UNKNOWN where the model heard none."""
+    told = [emotion for emotion in EMOTIONS if emotion in tags]
+    return max(told, key=tags.count, default=None)
 
 
 def events_of(tags: Sequence[str]) -> tuple[str, ...]:
