@@ -153,7 +153,7 @@ class TranscribePage(ui.JobPage):
                 files = write_downloads(event, stem)
                 return {
                     self.status: summary(event, request),
-                    self._text: event.rich_text,
+                    self._text: event.page_text,
                     self._segments: segment_table(event.segments, request),
                     **{
                         self._downloads[name]: gr.DownloadButton(value=str(file), interactive=True)

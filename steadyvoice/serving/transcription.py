@@ -25,7 +25,7 @@ from steadyvoice.errors import InvalidInput
 from steadyvoice.media.decode import SAMPLE_RATE, DecodeLimits, decode
 from steadyvoice.media.rich_text import RichSegment, join_text, rich_text
 from steadyvoice.media.segment import SegmentOptions, Span, segment
-from steadyvoice.media.subtitles import Cue, to_srt, to_vtt
+from steadyvoice.media.subtitles import Cue, cues_of, to_srt, to_vtt
 from steadyvoice.protocol import Recognition, RecognizeItem, Word
 from steadyvoice.serving.postprocess import ResultCache
 from steadyvoice.serving.service import Service
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 PROGRESS_S = 0.5  # how often a waiting caller hears where it stands
 HASH_BLOCK = 1 << 20  # bytes
+UNKNOWN_EMOTION = "EMO_UNKNOWN"
+NO_LANGUAGE = frozenset({"nospeech", "auto"})
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ class Transcript:
     """The whole answer."""
 
     text: str
-    rich_text: str
+    rich_text: str  # as FunASR's users know it
+    page_text: str  # the same with spaces between the segments
     language: str
     emotion: str | None
     events: tuple[str, ...]
@@ -92,7 +95,7 @@ class Transcript:
     @property
     def no_speech(self) -> bool:
         """Nobody speaks in this audio."""
-        return not self.segments
+        return not any(segment.text for segment in self.segments)
 
     @property
     def tokens(self) -> int:
@@ -216,12 +219,14 @@ class Transcriber:
     def _finish(self, segments: tuple[TranscriptSegment, ...], duration: float, answers: Sequence[Answer]) -> Transcript:
         """Off the hot path: join the text, make the views."""
         metrics = self.service.metrics
-        cues = [Cue(s.start, s.end, s.text) for s in segments if s.text]
-        languages = Counter(s.language for s in segments)
-        emotions = Counter(s.emotion for s in segments if s.emotion)
+        cues = [cue for s in segments for cue in cues_of(Cue(s.start, s.end, s.text), s.words)]
+        rich = [RichSegment(s.text, s.language, s.emotion, s.events) for s in segments]
+        languages = Counter(s.language for s in segments if s.language not in NO_LANGUAGE)
+        emotions = Counter(s.emotion for s in segments if s.emotion and s.emotion != UNKNOWN_EMOTION)
         transcript = Transcript(
             text=join_text([(s.text, s.language) for s in segments]),
-            rich_text=rich_text(RichSegment(s.text, s.language, s.emotion, s.events) for s in segments),
+            rich_text=rich_text(rich, spaced=False),
+            page_text=rich_text(rich, spaced=True),
             language=languages.most_common(1)[0][0] if languages else "auto",
             emotion=emotions.most_common(1)[0][0] if emotions else None,
             events=tuple(dict.fromkeys(event for s in segments for event in s.events)),
@@ -282,6 +287,13 @@ def _content_hash(file: BinaryIO) -> str:
 
 def _size_of(transcript: Transcript) -> int:
     """Bytes that a transcript takes in memory, roughly and rather too much."""
-    texts = (transcript.text, transcript.rich_text, transcript.srt, transcript.vtt, *(s.text for s in transcript.segments))
+    texts = (
+        transcript.text,
+        transcript.rich_text,
+        transcript.page_text,
+        transcript.srt,
+        transcript.vtt,
+        *(s.text for s in transcript.segments),
+    )
     words = sum(len(s.words) for s in transcript.segments)
     return 1_000 + 4 * sum(map(len, texts)) + 500 * len(transcript.segments) + 200 * words

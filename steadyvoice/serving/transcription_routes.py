@@ -16,6 +16,7 @@ from starlette.datastructures import FormData, UploadFile
 from steadyvoice.engine.scheduler import ServiceClass
 from steadyvoice.errors import EngineUnavailable, InvalidInput, Overloaded, SteadyvoiceError, TooLarge
 from steadyvoice.media.rich_text import separator
+from steadyvoice.media.subtitles import Cue, to_srt, to_vtt, word_cues
 from steadyvoice.serving.http import HoldingResponse, caller_of, error_of, read_and_drop, unless_gone
 from steadyvoice.serving.transcription import (
     Event,
@@ -28,6 +29,7 @@ from steadyvoice.serving.transcription import (
 )
 
 FORMATS = ("json", "text", "srt", "vtt", "verbose_json")
+TIMED_FORMATS = ("verbose_json", "srt", "vtt")
 GRANULARITIES = ("word", "segment")
 MAX_FIELDS = 32
 MAX_FIELD_BYTES = 64_000
@@ -93,9 +95,10 @@ def parse_form(fields: FormData, transcriber: Transcriber) -> TranscriptionForm:
         raise InvalidInput(
             f"timestamp_granularities {value!r} is unknown; known: {', '.join(GRANULARITIES)}", param="timestamp_granularities"
         )
-    if granularities and response_format != "verbose_json":
+    if granularities and response_format not in TIMED_FORMATS:
+        known = ", ".join(TIMED_FORMATS)
         raise InvalidInput(
-            f"timestamp_granularities needs response_format verbose_json, not {response_format}", param="timestamp_granularities"
+            f"timestamp_granularities needs response_format {known}, not {response_format}", param="timestamp_granularities"
         )
     stream = _flag(fields, "stream", False)
     if stream and response_format in ("srt", "vtt"):
@@ -133,13 +136,22 @@ def render(transcript: Transcript, form: TranscriptionForm) -> Response:
         case "text":
             return PlainTextResponse(transcript.text + "\n", headers=headers)
         case "srt":
-            return Response(transcript.srt, media_type="application/x-subrip; charset=utf-8", headers=headers)
+            text = to_srt(cues) if (cues := _cue_per_word(transcript, form)) else transcript.srt
+            return Response(text, media_type="application/x-subrip; charset=utf-8", headers=headers)
         case "vtt":
-            return Response(transcript.vtt, media_type="text/vtt; charset=utf-8", headers=headers)
+            text = to_vtt(cues) if (cues := _cue_per_word(transcript, form)) else transcript.vtt
+            return Response(text, media_type="text/vtt; charset=utf-8", headers=headers)
         case "verbose_json":
             return JSONResponse(verbose(transcript, form.granularities), headers=headers)
         case _:
             return JSONResponse({"text": transcript.text, "usage": _usage(transcript)}, headers=headers)
+
+
+def _cue_per_word(transcript: Transcript, form: TranscriptionForm) -> list[Cue]:
+    """Subtitles word by word, where only words were asked for and the engine times them."""
+    if form.granularities != {"word"}:
+        return []
+    return word_cues(word for segment in transcript.segments for word in segment.words)
 
 
 def verbose(transcript: Transcript, granularities: frozenset[str] = frozenset()) -> dict[str, Any]:

@@ -13,36 +13,79 @@ def english(text: str, emotion: str | None = None, *events: str) -> RichSegment:
     return RichSegment(text, "en", emotion, events)
 
 
+def spaced(segments: list[RichSegment]) -> str:
+    return rich_text(segments, spaced=True)
+
+
+# What users of FunASR's rich_transcription_postprocess know, as tags of each segment and the result.
+KNOWN = [
+    (
+        [("Hello there.", "en", "HAPPY", "Speech"), ("How are you?", "en", "HAPPY", "Speech")],
+        "Hello there.How are you?😊",
+    ),
+    (
+        [("甲。", "zh", "HAPPY", "BGM"), ("乙。", "zh", "HAPPY", "BGM"), ("丙。", "zh", "SAD", "Laughter")],
+        "🎼甲。乙。😊😀丙。😔",
+    ),
+    ([("mix", "en", "NEUTRAL", "BGM", "Laughter")], "😀🎼mix"),
+    ([("", "nospeech", None, "Event_UNK")], "❓"),
+]
+
+
+@pytest.mark.parametrize(("segments", "known"), KNOWN)
+def test_the_view_without_spaces_is_the_one_that_funasr_s_users_know(
+    segments: list[tuple[str, str, str | None, str]], known: str
+) -> None:
+    some = [RichSegment(text, language, emotion, tuple(events)) for text, language, emotion, *events in segments]
+
+    assert rich_text(some, spaced=False) == known
+
+
+@pytest.mark.parametrize("events", [("BGM",), ("Applause", "Laughter"), ("Laughter", "BGM"), ("Cry", "Sneeze", "Speech"), ()])
+@pytest.mark.parametrize("emotion", ["HAPPY", "SAD", "NEUTRAL", "EMO_UNKNOWN"])
+@pytest.mark.parametrize("text", ["Hello there.", ""])
+def test_a_lone_segment_looks_as_funasr_shows_it(text: str, emotion: str, events: tuple[str, ...]) -> None:
+    from funasr.utils.postprocess_utils import rich_transcription_postprocess
+
+    raw = "".join(f"<|{tag}|>" for tag in ("en", emotion, *events, "withitn")) + text
+
+    assert rich_text([RichSegment(text, "en", emotion, events)], spaced=False) == rich_transcription_postprocess(raw)
+
+
+def test_silence_that_the_model_was_sure_of_shows_nothing() -> None:
+    assert spaced([RichSegment("", "nospeech", "EMO_UNKNOWN", ("Event_UNK",))]) == ""
+
+
 def test_events_stand_before_a_segment_and_its_emotion_after() -> None:
-    assert rich_text([english("hello", "HAPPY", "BGM", "Applause")]) == "🎼👏hello😊"
+    assert spaced([english("hello", "HAPPY", "BGM", "Applause")]) == "👏🎼hello😊"
 
 
 def test_an_emotion_that_goes_on_is_shown_once_at_its_end() -> None:
-    assert rich_text([english("one", "HAPPY"), english("two", "HAPPY"), english("three", "SAD")]) == "one two😊 three😔"
+    assert spaced([english("one", "HAPPY"), english("two", "HAPPY"), english("three", "SAD")]) == "one two😊 three😔"
 
 
 def test_an_event_that_goes_on_is_shown_once_at_its_beginning() -> None:
-    assert rich_text([english("one", None, "BGM"), english("two", None, "BGM"), english("three")]) == "🎼one two three"
+    assert spaced([english("one", None, "BGM"), english("two", None, "BGM"), english("three")]) == "🎼one two three"
 
 
 def test_an_emotion_or_event_that_comes_back_is_shown_again() -> None:
     segments = [english("one", "HAPPY", "BGM"), english("two"), english("three", "HAPPY", "BGM")]
 
-    assert rich_text(segments) == "🎼one😊 two 🎼three😊"
+    assert spaced(segments) == "🎼one😊 two 🎼three😊"
 
 
 @pytest.mark.parametrize("emotion", [None, "NEUTRAL", "EMO_UNKNOWN", ""])
 def test_an_emotion_without_a_face_leaves_the_text_alone(emotion: str | None) -> None:
-    assert rich_text([english("hello", emotion, "Speech", "Unknown")]) == "hello"
+    assert spaced([english("hello", emotion, "Speech", "Unknown")]) == "hello"
 
 
 def test_a_text_that_ends_in_the_same_face_keeps_its_own() -> None:
-    assert rich_text([english("he wrote 😊", "HAPPY"), english("and left", "HAPPY")]) == "he wrote 😊 and left😊"
+    assert spaced([english("he wrote 😊", "HAPPY"), english("and left", "HAPPY")]) == "he wrote 😊 and left😊"
 
 
 def test_no_segments_are_no_text() -> None:
-    assert rich_text([]) == ""
-    assert rich_text([english("")]) == ""
+    assert spaced([]) == ""
+    assert spaced([english("")]) == ""
 
 
 @pytest.mark.parametrize(("language", "joined"), [("zh", "ab"), ("yue", "ab"), ("ja", "ab"), ("en", "a b"), ("ko", "a b")])
@@ -73,7 +116,7 @@ segments = st.builds(
 def test_without_its_emoji_the_view_is_every_letter_of_the_text_in_order(some: list[RichSegment]) -> None:
     plain = "".join(segment.text for segment in some)
 
-    assert rich_text(some).translate(EMOJI).replace(" ", "") == plain.replace(" ", "")
+    assert spaced(some).translate(EMOJI).replace(" ", "") == plain.replace(" ", "")
 
 
 @given(st.lists(segments, max_size=12))
@@ -81,4 +124,4 @@ def test_as_many_faces_are_shown_as_there_are_runs_of_an_emotion(some: list[Rich
     faces = [EMOTION_EMOJI.get(segment.emotion or "", "") for segment in some]
     runs = [face for before, face in zip(["", *faces], faces, strict=False) if face and face != before]
 
-    assert [c for c in rich_text(some) if c in EMOTION_EMOJI.values()] == runs
+    assert [c for c in spaced(some) if c in EMOTION_EMOJI.values()] == runs
