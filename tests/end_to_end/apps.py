@@ -74,6 +74,7 @@ def running(script: str, **settings: str) -> Iterator[RunningApp]:
         environment = clean | {
             "STEADYVOICE_ASR_PORT": port,
             "STEADYVOICE_TTS_PORT": port,
+            "STEADYVOICE_CACHE_HUB": temporary,  # weights that lie in the project's own choose no engine here
             "GRADIO_TEMP_DIR": temporary,
             "PYTHONUNBUFFERED": "1",
             **{f"STEADYVOICE_{name}": value for name, value in settings.items()},
