@@ -51,6 +51,8 @@ CSS = """
 @media (max-width: 640px) {
   .gradio-container { padding: 0 !important; }
   .sv-table { max-width: calc(100vw - 116px); }
+  .sv-table table { font-size: .75rem; }
+  .sv-table td.sv-text { min-width: 6em; }
   .sv-table th, .sv-table td { white-space: normal; padding: 4px !important; }
 }
 .sv-plot { font-size: .8rem; opacity: .9; }
