@@ -10,14 +10,20 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
+
+# Read once, at the import: otherwise onnxruntime gives this machine a number, keeps a file of what it does and sends it to
+# its maker.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import onnxruntime
 
 SAMPLE_RATE = 16_000  # Hz
 FRAME = 512  # samples per probability: 32 ms

@@ -26,6 +26,7 @@ MAX_VISITORS = 10_000  # whose last button is remembered
 # Gradio matches a browser's language to these letter by letter.
 CHINESE_LOCALES = ("zh-CN", "zh-TW", "zh-HK", "zh-MO", "zh-SG", "zh-Hans", "zh-Hant", "zh-Hans-CN", "zh-Hant-TW", "zh-Hant-HK")
 PLOT_SECONDS = 5  # between two looks at the memory
+QUEUE_LOOK_S = 0.02  # Gradio looks whether somebody came every millisecond, which takes some per cent of a core from the model
 FILES_KEPT_S = 3_600  # uploads and downloads of the page
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"]
 THEME = gr.themes.Default(
@@ -128,6 +129,7 @@ def mount(app: FastAPI, page: gr.Blocks, service: Service, texts: Texts) -> None
     admission = service.door.admission
     # Gradio takes a size of zero for no limit.
     page.queue(max_size=max(1, admission.queue_size), default_concurrency_limit=admission.concurrency)
+    page._queue.sleep_when_free = QUEUE_LOOK_S
     english = {KEY_PREFIX + key: english for key, (english, _) in texts.items()}
     chinese = {KEY_PREFIX + key: chinese for key, (_, chinese) in texts.items()}
     gr.mount_gradio_app(

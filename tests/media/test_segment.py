@@ -369,3 +369,12 @@ def test_finding_speech_imports_no_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=DATA.parent.parent)
+
+
+def test_nothing_is_kept_or_sent_of_what_runs_here(tmp_path: Path) -> None:
+    code = "import numpy; from steadyvoice.media.segment import speech_probabilities as p; p(numpy.zeros(16000, numpy.float32))"
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent.parent, env=environment, check=True)
+
+    assert list(tmp_path.rglob("*")) == []  # no number of this machine, no file of events
