@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from steadyvoice.catalogue import ESPEAK, FUNASR, POCKETSPHINX, SENSEVOICE, EngineCard
-from steadyvoice.serving.hub import release_dir, release_problem, revision_of
+from steadyvoice.serving.release import release_dir, release_problem, revision_of
 from steadyvoice.settings import PREFIX, Settings
 
 

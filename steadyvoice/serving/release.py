@@ -1,0 +1,67 @@
+"""Whether a directory holds the release of SenseVoiceSmall, whole. Names, sizes and our own manifest are all that is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from steadyvoice.settings import Settings
+
+NAME = "SenseVoiceSmall"
+MANIFEST = "steadyvoice.json"
+WEIGHTS = "model.pt"
+# What is fetched, the small files first. FunASR alone reads configuration.json.
+FILES = ("config.yaml", "configuration.json", "am.mvn", "chn_jpn_yue_eng_ko_spectok.bpe.model", WEIGHTS)
+NEEDED = ("config.yaml", "am.mvn", WEIGHTS)  # and a *.bpe.model
+
+
+def release_dir(settings: Settings) -> Path:
+    """Where the release is, or would be: the user's own directory, else the one in `cache_hub`."""
+    return settings.sensevoice_dir or settings.cache_hub / NAME
+
+
+def release_problem(folder: Path) -> str | None:
+    """What keeps `folder` from being a release that can be loaded, in one sentence; None if nothing does.
+
+    One that was put there by hand needs the files that are loaded; one that was fetched also needs the sizes in its manifest.
+    Reads names and sizes only.
+    """
+    try:
+        sizes = {entry.name: entry.stat().st_size for entry in folder.iterdir() if entry.is_file()}
+        old_client = folder / "._____temp"  # where ModelScope's earlier clients put what is on its way
+        unfinished = sorted(name for name in sizes if name.endswith((".incomplete", ".parallel_tmp")))
+        unfinished += [path.name for path in old_client.rglob("*") if path.is_file()] if old_client.is_dir() else []
+    except FileNotFoundError:
+        return f"{folder} does not exist"
+    except OSError as error:
+        return f"{folder} cannot be read: {error.strerror}"
+    tokenizers = [name for name in sizes if name.endswith(".bpe.model")]
+    if missing := [name for name in NEEDED if name not in sizes] + ([] if tokenizers else ["*.bpe.model"]):
+        return f"{folder} has no {', '.join(missing)}"
+    if empty := [name for name in (*NEEDED, *tokenizers) if not sizes[name]]:
+        return f"{folder} has an empty {', '.join(empty)}"
+    if unfinished:
+        return f"{folder} holds an unfinished download: {unfinished[0]}"
+    if MANIFEST not in sizes:
+        return None
+    try:
+        listed = {name: int(file["size"]) for name, file in _manifest(folder)["files"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return f"{folder / MANIFEST} cannot be understood"
+    for name, size in listed.items():
+        if sizes.get(name) != size:
+            return f"{folder / name} has {sizes.get(name, 0)} bytes, its manifest says {size}"
+    return None
+
+
+def revision_of(folder: Path) -> str:
+    """The revision that was fetched into `folder`; "local" if somebody else put the files there."""
+    try:
+        return str(_manifest(folder)["revision"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return "local"
+
+
+def _manifest(folder: Path) -> Any:
+    return json.loads((folder / MANIFEST).read_bytes())
