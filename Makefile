@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Written last, and named after what was installed: an interrupted or outdated installation is repeated.
 STAMP := $(VENV)/installed-dev-$(shell cat requirements.txt requirements-dev.txt | sha256sum | cut -c1-16)
 
-.PHONY: help setup test lint types unit bench-overhead format clean
+.PHONY: help setup test lint types unit bench-overhead bench-recognition format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -33,6 +33,9 @@ unit: setup ## every test, with real apps and a real browser
 
 bench-overhead: setup ## what the service adds to the bare engine
 	$(BIN)/python bench/overhead.py
+
+bench-recognition: setup ## SenseVoiceSmall against FunASR, sherpa-onnx and funasr-server, in .venv-peers (ARGS=--quick)
+	$(BIN)/python bench/recognition.py $(ARGS)
 
 format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
