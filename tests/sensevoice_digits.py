@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tools.digits import expand, say, written
+from tools.digits import UNHEARD_VOICES, expand, say, written
 
-__all__ = ["FIXTURE", "say", "write_digits_release", "written"]
+__all__ = ["FIXTURE", "UNHEARD_VOICES", "say", "write_digits_release", "written"]
 
 FIXTURE = Path(__file__).parent / "data" / "sensevoice_digits.npz"
 
