@@ -191,7 +191,10 @@ def measure(name: str, options: argparse.Namespace) -> Row:
     row["latency_ms"] = statistics.median(calls) * 1_000
     amount = AMOUNTS[options.device][options.amount]
     pieces = work(amount)
-    row["audio_s_per_s"] = seconds_of(pieces) / timed(contender, pieces, options.batch)
+    busy = time.process_time()
+    seconds = timed(contender, pieces, options.batch)
+    row["audio_s_per_s"] = seconds_of(pieces) / seconds
+    row["cores_busy"] = (time.process_time() - busy) / seconds
     row |= peaks(options.device)
     if options.tokens:
         row["tokens"] = [contender.tokens(clip) for clip in compared(options)]

@@ -25,6 +25,7 @@ NOTES = """\
 FunASR, as its README: AutoModel(model, device).generate(array, language="auto", use_itn=True); four threads and dither.
 FunASR, tuned: a thread per core, no dither, no progress bar, the fastest batch tried; its bf16 and fp16 fail on this model.
 sherpa-onnx: a thread per core, the fastest batch tried; exported from the same weights, int8 as in its published models.
+cores: CPU time over time, while the throughput was measured; where it differs between contenders, others were at work as well.
 batch: clips of similar length handed over at once; 0: all, the recogniser groups them itself.
 tokens: 1 - edit distance to the tokens of FunASR in fp32 without dither / their number. Random weights leave many tokens nearly
 tied, so with them it is a lower bound.
@@ -70,6 +71,7 @@ COLUMNS = {  # heading -> figure, decimals
     "tokens": ("agreement", 4),
     "GFLOP/s": ("gflops", 0),
     "of peak": ("of_peak", 2),
+    "cores": ("cores_busy", 2),
     "batch": ("batch", 0),
 }
 SERVER_COLUMNS = {
