@@ -26,7 +26,7 @@ Usage: bash start_app.sh [asr|tts|both] [--check] [--help]
 
 The first run makes .venv and installs requirements.txt; later runs do so only when that file has changed.
 Before speech to text starts, SenseVoiceSmall (0.9 GB) is fetched into cache_hub if it is not there; what was begun is
-continued. Without a network the embedded recogniser runs. STEADYVOICE_HUB=none never connects.
+continued. Without a network the embedded recogniser runs. STEADYVOICE_HUB=none fetches nothing.
 An app that crashes is started again after 1, 2, 4 ... 30 s. Ctrl-C, SIGTERM and SIGHUP let running requests
 finish (STEADYVOICE_DRAIN_S, 30 s) and leave no process behind.
 

@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     tts_engine: Literal["auto", "espeak"] = Field("auto", description="synthesiser; auto takes the first that can work")
     cache_hub: RootedPath = Field(ROOT / "cache_hub", description="folder of weights and voices; move it to a larger disk")
     hub: Literal["modelscope", "huggingface", "none"] = Field(
-        "modelscope", description="where start_app.sh fetches SenseVoiceSmall from; none never connects"
+        "modelscope", description="where start_app.sh fetches SenseVoiceSmall from; none fetches nothing"
     )
     sensevoice_dir: RootedPath | None = Field(None, description="release directory of your own; nothing is fetched then")
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(

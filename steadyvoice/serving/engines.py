@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from steadyvoice.catalogue import ESPEAK, FUNASR, POCKETSPHINX, SENSEVOICE, EngineCard
-from steadyvoice.serving.release import release_dir, release_problem, revision_of
+from steadyvoice.serving.release import is_wanted, release_dir, release_problem, revision_of
 from steadyvoice.settings import PREFIX, Settings
 
 
@@ -48,7 +48,8 @@ def choose_recognizer(settings: Settings) -> Choice:
         return Choice(SENSEVOICE, f"release in {folder}", options)
     # A directory of the user's own is a wish, and passing over it in silence would be no kindness.
     if asked == "auto" and settings.sensevoice_dir is None:
-        return _checked(Choice(POCKETSPHINX, f"embedded engine: SenseVoiceSmall cannot work, {problem}"))
+        hint = "; start_app.sh fetches it before the start" if is_wanted(settings) else ""
+        return _checked(Choice(POCKETSPHINX, f"embedded engine: SenseVoiceSmall cannot work, {problem}{hint}"))
     raise NoEngine(f"engine {SENSEVOICE.name} cannot work: {problem}")
 
 
@@ -61,7 +62,9 @@ def choose_synthesizer(settings: Settings) -> Choice:
 def _funasr(settings: Settings) -> Choice:
     """FunASR's own model by name, or the same release that `sensevoice` reads."""
     if settings.funasr_model is not None:
-        return Choice(FUNASR, f"model {settings.funasr_model}, as set", {"model": settings.funasr_model})
+        # What another model can do is not known before it is loaded, so nothing is promised.
+        card = replace(FUNASR, itn=False, tells_emotion=False)
+        return Choice(card, f"model {settings.funasr_model}, as set", {"model": settings.funasr_model})
     folder = release_dir(settings)
     problem = release_problem(folder)
     if problem is None and not (folder / "configuration.json").is_file():

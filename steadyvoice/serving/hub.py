@@ -27,7 +27,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from steadyvoice.serving import hardware
-from steadyvoice.serving.release import FILES, MANIFEST, NAME, WEIGHTS, release_dir, release_problem
+from steadyvoice.serving.release import FILES, MANIFEST, NAME, WEIGHTS, is_wanted, release_dir, release_problem
 from steadyvoice.settings import PREFIX, Settings, SettingsError, load_settings
 
 REPOSITORIES = {"modelscope": f"iic/{NAME}", "huggingface": f"FunAudioLLM/{NAME}"}
@@ -85,13 +85,6 @@ class Hub:
     source: str
     title: str
     list_files: Callable[[], Listing]
-
-
-def is_wanted(settings: Settings) -> bool:
-    """Whether these settings leave it to us to bring the release."""
-    another_model = settings.asr_engine == "funasr" and settings.funasr_model is not None
-    elsewhere = settings.hub == "none" or settings.sensevoice_dir is not None or settings.asr_engine == "pocketsphinx"
-    return not (elsewhere or another_model)
 
 
 def fetch(settings: Settings, *, listing_s: float = LISTING_S) -> None:

@@ -63,5 +63,12 @@ def revision_of(folder: Path) -> str:
         return "local"
 
 
+def is_wanted(settings: Settings) -> bool:
+    """Whether these settings leave it to `steadyvoice.serving.hub` to bring the release."""
+    another_model = settings.asr_engine == "funasr" and settings.funasr_model is not None
+    elsewhere = settings.hub == "none" or settings.sensevoice_dir is not None or settings.asr_engine == "pocketsphinx"
+    return not (elsewhere or another_model)
+
+
 def _manifest(folder: Path) -> Any:
     return json.loads((folder / MANIFEST).read_bytes())

@@ -23,7 +23,7 @@ from steadyvoice.engine.scheduler import ServiceClass
 from steadyvoice.engine.tickets import Answer, JobHandle, Task
 from steadyvoice.errors import InvalidInput
 from steadyvoice.media.decode import SAMPLE_RATE, DecodeLimits, decode
-from steadyvoice.media.rich_text import RichSegment, join_text, rich_text
+from steadyvoice.media.rich_text import RichSegment, funasr_rich_text, join_text, rich_text
 from steadyvoice.media.segment import SegmentOptions, Span, segment
 from steadyvoice.media.subtitles import Cue, cues_of, to_srt, to_vtt
 from steadyvoice.protocol import Recognition, RecognizeItem, Word
@@ -225,8 +225,8 @@ class Transcriber:
         emotions = Counter(s.emotion for s in segments if s.emotion and s.emotion != UNKNOWN_EMOTION)
         transcript = Transcript(
             text=join_text([(s.text, s.language) for s in segments]),
-            rich_text=rich_text(rich, spaced=False),
-            page_text=rich_text(rich, spaced=True),
+            rich_text=funasr_rich_text(rich),
+            page_text=rich_text(rich),
             language=languages.most_common(1)[0][0] if languages else "auto",
             emotion=emotions.most_common(1)[0][0] if emotions else None,
             events=tuple(dict.fromkeys(event for s in segments for event in s.events)),

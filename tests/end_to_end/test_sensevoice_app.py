@@ -109,7 +109,7 @@ def test_callers_at_the_same_time_each_get_their_own_language_and_digits(asr: Ru
     assert ideographs == [language == "zh" for _, language, _, _ in asked]
 
 
-def test_the_page_of_this_engine_offers_itn(asr: RunningApp) -> None:
+def test_the_model_is_listed_with_what_it_knows(asr: RunningApp) -> None:
     with asr.client as client:
         model = client.get("/v1/models").json()["data"][0]
 

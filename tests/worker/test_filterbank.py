@@ -88,3 +88,14 @@ def test_an_mvn_without_a_scale_is_refused_by_name(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="<Rescale>"):
         read_mvn(tmp_path / "am.mvn")
+
+
+def test_a_large_batch_is_transformed_in_parts_with_the_same_rows(
+    filterbank: FilterBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [noise(8_000, seed) for seed in range(5)]
+    whole, _ = filterbank(items)
+
+    monkeypatch.setattr("steadyvoice.worker.recognizers.filterbank.FRAMES_AT_ONCE", 100)
+
+    assert torch.equal(filterbank(items)[0], whole)

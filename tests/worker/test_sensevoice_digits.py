@@ -149,3 +149,14 @@ def test_where_nobody_speaks_there_is_no_word(digits_release: Path, samples: Flo
 
     assert (answer.text, answer.words) == ("", ())
     assert answer.language == "nospeech"
+
+
+@pytest.mark.parametrize("use_itn", [True, False])
+def test_a_word_ends_before_the_full_stop_that_is_heard_after_it(recognizer: SenseVoiceRecognizer, use_itn: bool) -> None:
+    speech = say("2 7", "en")
+    samples = np.concatenate([speech, np.zeros(3 * RATE, np.float32)])
+
+    (answer,) = recognize(recognizer, [RecognizeItem(samples, "en", use_itn)])
+
+    assert answer.text in ("27.", "two seven")
+    assert answer.words[-1].end <= len(speech) / RATE + 0.12

@@ -162,3 +162,14 @@ def test_a_precision_that_is_asked_for_is_taken(precision: str) -> None:
 def test_a_precision_that_cannot_be_is_refused_by_name(asked: str, device: str, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         choose_precision(asked, torch.device(device))
+
+
+def test_half_precision_weights_in_the_file_are_no_matter(random_release: Path, tmp_path: Path) -> None:
+    halves = {name: tensor.half() for name, tensor in torch.load(random_release / "model.pt").items()}
+    torch.save(halves, tmp_path / "model.pt")
+    network = load_network(tmp_path / "model.pt", config_of(random_release), "fp32", CPU)
+
+    (path,) = network(torch.randn(1, 10, 560), [10], QUERIES)
+
+    assert len(path) == 14
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}

@@ -1,5 +1,5 @@
-"""Any recognition model of FunASR, through `funasr.AutoModel` as its users run it: the reference of every comparison, and the way
-to Paraformer or Fun-ASR-Nano by name.
+"""SenseVoiceSmall through `funasr.AutoModel` as its users run it: the reference of every comparison, and the way to other
+models of FunASR that take arrays, such as Paraformer, by name.
 
 One owner and one call at a time, because AutoModel keeps every call's options for the next; arrays only, because it opens strings
 as files, manifests and URLs. Imports funasr, torch and numpy only.

@@ -60,7 +60,7 @@ class SenseVoiceRecognizer:
         Args:
             directory: the release.
             precision: auto, fp32, bf16, fp16 or int8; see `choose_precision`.
-            device: cpu, cuda, or auto: the GPU if there is one.
+            device: cpu, cuda, or auto: the GPU if there is one, except for int8, which only CPUs compute.
             revision: of the release, if somebody knows it.
 
         Raises:
@@ -70,7 +70,9 @@ class SenseVoiceRecognizer:
         """
         release = Path(directory)
         config = yaml.safe_load((release / "config.yaml").read_text(encoding="utf-8"))
-        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() and precision != "int8" else "cpu"
+        self.device = torch.device(device)
         self.precision = choose_precision(precision, self.device)
         shift, scale = read_mvn(release / "am.mvn")
         known = FilterBankConfig.__dataclass_fields__
@@ -154,8 +156,10 @@ class SenseVoiceRecognizer:
         row_s = self.filterbank.row_s
         for word in self._grouped_into_words(tokens):
             text = self._pieces.decode([token.id for token in word]).strip(PUNCTUATION)
-            if text:
-                start, end = ((rows - 0.5) * row_s for rows in (word[0].start, word[-1].end))
+            # A full stop is heard after the pause; the word ends before it.
+            heard = [token for token in word if self._pieces.decode([token.id]).strip(PUNCTUATION)]
+            if text and heard:
+                start, end = ((rows - 0.5) * row_s for rows in (heard[0].start, heard[-1].end))
                 yield Word(text, round(min(max(start, 0.0), seconds), 3), round(min(max(end, 0.0), seconds), 3))
 
     def _grouped_into_words(self, tokens: Sequence[Token]) -> Iterator[list[Token]]:

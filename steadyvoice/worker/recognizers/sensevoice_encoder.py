@@ -9,6 +9,7 @@ the precision chooses is the arithmetic of the linear layers.
 from __future__ import annotations
 
 import ctypes
+import logging
 import math
 import mmap
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+log = logging.getLogger("steadyvoice.worker")
 
 HEAD_BYTES = {"cpu": 8_000_000, "cuda": 256_000_000}  # of logits alive at once: stays in the cache, fills the device
 QUERIES = 4  # rows before the frames: language, event, emotion, text normalisation
@@ -310,6 +313,8 @@ def choose_precision(asked: str, device: torch.device) -> str:
         raise ValueError(f"precision {asked!r} is unknown; known: auto, {', '.join(DTYPES)}")
     if asked == "int8" and device.type != "cpu":
         raise ValueError("precision int8 is for CPUs; known on a GPU: auto, fp32, bf16, fp16")
+    if asked == "int8" and not int8_is_fast():
+        log.warning("precision int8 on a CPU without VNNI: products of large numbers saturate, and words may be lost")
     return asked
 
 
@@ -335,7 +340,8 @@ def load_network(weights: Path, config: EncoderConfig, precision: str, device: t
         network = SenseVoiceNetwork(in_size, config, len(state["ctc.ctc_lo.weight"]), queries)
     network.load_state_dict(state, assign=True)
     network.eval().requires_grad_(False)
-    if precision != "fp32" or device.type != "cpu":
+    as_it_is = all(tensor.dtype == torch.float32 for tensor in state.values())
+    if precision != "fp32" or device.type != "cpu" or not as_it_is:
         with torch.inference_mode():
             for parent in list(network.modules()):
                 for name, layer in list(parent.named_children()):
