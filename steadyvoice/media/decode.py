@@ -83,7 +83,7 @@ def decode(file: BinaryIO, limits: DecodeLimits) -> NDArray[np.float32]:
 
 def _collect(blocks: Iterator[Block], limits: DecodeLimits) -> NDArray[np.float32]:
     """Mix down, resample and join, counting as we go."""
-    out: list[NDArray[np.float32]] = []
+    out = _Growing()
     seconds, decoded_bytes, rate = 0.0, 0, 0
     resampler: soxr.ResampleStream | None = None
     began = time.monotonic()
@@ -114,10 +114,31 @@ def _collect(blocks: Iterator[Block], limits: DecodeLimits) -> NDArray[np.float3
         out.append(mono if resampler is None else resampler.resample_chunk(mono))
     if resampler is not None:
         out.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-    joined = np.concatenate(out) if out else np.zeros(0, np.float32)
+    joined = out.taken()
     if not len(joined):
         raise InvalidInput("the audio has no samples: 0.0 s", param="file")
     return joined
+
+
+class _Growing:
+    """Samples that are added to. Memory grows in place, so that an hour is never there twice, as it would be when joined."""
+
+    STEP = 4_000_000  # samples: 16 MB
+
+    def __init__(self) -> None:
+        self._samples = np.empty(0, np.float32)
+        self._used = 0
+
+    def append(self, block: NDArray[np.float32]) -> None:
+        needed = self._used + len(block)
+        if needed > len(self._samples):
+            self._samples.resize(max(needed, len(self._samples) + self.STEP), refcheck=False)
+        self._samples[self._used : needed] = block
+        self._used = needed
+
+    def taken(self) -> NDArray[np.float32]:
+        self._samples.resize(self._used, refcheck=False)
+        return self._samples
 
 
 def _soundfile_blocks(file: BinaryIO) -> Iterator[Block]:
