@@ -132,7 +132,8 @@ class _Growing:
     def append(self, block: NDArray[np.float32]) -> None:
         needed = self._used + len(block)
         if needed > len(self._samples):
-            self._samples.resize(max(needed, len(self._samples) + self.STEP), refcheck=False)
+            grown = len(self._samples) + min(len(self._samples), self.STEP)  # a short clip takes no more than it needs
+            self._samples.resize(max(needed, grown), refcheck=False)
         self._samples[self._used : needed] = block
         self._used = needed
 
