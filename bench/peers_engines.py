@@ -50,14 +50,15 @@ class Contender:
 
 
 class Ours(Contender):
-    """Straight on the recogniser: no worker process, no queue, no HTTP."""
+    """The recogniser that the worker would have, and nothing around it: no process of its own, no queue, no HTTP."""
 
     def __init__(self, precision: str, options: argparse.Namespace) -> None:
         from steadyvoice.protocol import RecognizeItem
-        from steadyvoice.worker.recognizers.sensevoice import SenseVoiceRecognizer, collapse
+        from steadyvoice.worker.models import load_model
 
-        self._item, self._collapse = RecognizeItem, collapse
-        self._recognizer = SenseVoiceRecognizer(options.release, precision, options.device)
+        release = {"directory": options.release, "precision": precision, "device": options.device}
+        self._recognizer: Any = load_model("sensevoice", release)  # as the worker loads it
+        self._item = RecognizeItem
         self.batches = (0,) if options.device == "cpu" else (32, 128, 256)
 
     def run(self, batch: Sequence[FloatArray]) -> None:
@@ -65,8 +66,10 @@ class Ours(Contender):
         assert all("text" in outcome.fields for outcome in outcomes), outcomes
 
     def tokens(self, clip: FloatArray) -> list[int]:
+        from steadyvoice.worker.recognizers.sensevoice import collapse
+
         (path,) = self._recognizer.token_paths([self._item(clip)])
-        return [token.id for token in self._collapse(path)]
+        return [token.id for token in collapse(path)]
 
 
 class Funasr(Contender):

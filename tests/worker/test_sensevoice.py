@@ -154,12 +154,12 @@ def test_no_item_is_no_work(recognizer: SenseVoiceRecognizer) -> None:
 
 
 def test_on_a_cpu_only_similar_lengths_share_a_forward_pass(recognizer: SenseVoiceRecognizer) -> None:
-    lengths = dict(enumerate(int(seconds * RATE) for seconds in (10, 1, 1.02, 30, 0.98, 1, 9.8)))
+    lengths = dict(enumerate(int(seconds * RATE) for seconds in (10, 1, 1.02, 30, 0.98, 1, 9.8, 9.9, 9.9)))
 
     groups = recognizer._groups(lengths)
 
     assert sorted(index for group in groups for index in group) == list(lengths)
-    assert sorted(sorted(group) for group in groups) == [[0], [1, 2, 4, 5], [3], [6]]
+    assert sorted(sorted(group) for group in groups) == [[0, 7, 8], [1, 2, 4, 5], [3], [6]]
 
 
 def test_collapse_drops_blanks_and_joins_runs() -> None:

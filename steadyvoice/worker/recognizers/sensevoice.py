@@ -39,7 +39,7 @@ PUNCTUATION = ' ,.?!;:、。，？！；：…「」“”"'
 
 MAX_BATCH_ITEMS = {"cpu": 32, "cuda": 256}
 # On a CPU a forward pass is as fast as it gets from here on, and padding only costs.
-CPU_ROWS = 256
+CPU_ROWS = 512
 CPU_PADDING = 0.1  # of a forward's rows
 
 
