@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Written last, and named after what was installed: an interrupted or outdated installation is repeated.
 STAMP := $(VENV)/installed-dev-$(shell cat requirements.txt requirements-dev.txt | sha256sum | cut -c1-16)
 
-.PHONY: help setup test lint types unit bench-overhead bench-recognition format clean
+.PHONY: help setup test lint types unit bench-overhead bench-recognition bench-chaos bench-memory format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -36,6 +36,12 @@ bench-overhead: setup ## what the service adds to the bare engine
 
 bench-recognition: setup ## SenseVoiceSmall against FunASR, sherpa-onnx and funasr-server, in .venv-peers (ARGS=--quick)
 	$(BIN)/python bench/recognition.py $(ARGS)
+
+bench-memory: setup ## memory of FunASR as it is used against ours, under hard caps, with plots (ARGS=--quick)
+	$(BIN)/python bench/memory.py $(ARGS)
+
+bench-chaos: setup ## 2,000 requests while the engine breaks in every way and its worker is killed
+	$(BIN)/python bench/chaos.py $(ARGS)
 
 format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .

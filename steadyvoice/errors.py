@@ -5,11 +5,12 @@ Knows nothing of HTTP libraries: `serving/http.py` is the one place that turns t
     SteadyvoiceError                 500
     ├── InvalidInput                 422  a value outside what is allowed; names the value and the choices
     │   ├── UnsupportedMedia         415  bytes that no decoder recognises as audio
-    │   └── TooLarge                 413  over a limit of bytes, seconds or characters
+    │   ├── TooLarge                 413  over a limit of bytes, seconds or characters
+    │   └── Quarantined              422  it ended the worker twice a moment ago
     ├── Overloaded                   429  the queue is full; try again after `retry_after_s`
     ├── EngineUnavailable            503  the model cannot be loaded, or the server is draining
     ├── DeadlineExceeded             504  the answer did not come within the request's time
-    ├── WorkerDied                   500  the item was being worked on when its worker died, twice
+    ├── WorkerDied                   500  the item was being worked on when its worker died, twice, alone
     ├── ItemFailed                   500  the model raised on this item
     ├── OutOfMemory                  503  the item alone does not fit the device
     └── Cancelled                    499  the caller went away or pressed Stop
@@ -42,6 +43,10 @@ class UnsupportedMedia(InvalidInput):
 
 class TooLarge(InvalidInput):
     status, code = 413, "too_large"
+
+
+class Quarantined(InvalidInput):
+    code = "quarantined"
 
 
 class Overloaded(SteadyvoiceError):

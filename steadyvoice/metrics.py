@@ -37,12 +37,17 @@ class Metrics:
         self.audio_seconds = Counter("audio_seconds", "Audio recognised or spoken", **labels)
         self.tokens = Counter("tokens", "50 per second of audio", **labels)
         self.cache_hits = Counter("result_cache_hits", "Requests answered from the result cache", **labels)
+        self._batch_bytes = Gauge("batch_bytes", "Memory of the last batch: predicted, and used", ["kind"], **labels)
         self._memory = Gauge("memory_bytes", "Memory after the last step", ["process", "kind"], **labels)
 
-    def observe_batch(self, items: int, padded_s: float, seconds: float) -> None:
-        self.batch_items.observe(items)
-        self.batch_padded.inc(padded_s)
-        self.batch_seconds.observe(seconds)
+    def observe_batch(self, report: Any) -> None:
+        """`report` is a `BatchReport`."""
+        self.batch_items.observe(report.items)
+        self.batch_padded.inc(report.padded_s)
+        self.batch_seconds.observe(report.seconds)
+        for kind, value in (("predicted", report.predicted_bytes), ("used", report.used_bytes)):
+            if value is not None:
+                self._batch_bytes.labels(kind).set(value)
 
     def observe_memory(self, sample: MemorySample) -> None:
         for kind in ("rss", "allocated", "reserved", "peak", "free"):
@@ -50,9 +55,9 @@ class Metrics:
             if value is not None:
                 self._memory.labels(sample.process, kind).set(value)
 
-    def observe_engine(self, status: Callable[[], Any]) -> None:
-        """Read the engine's status at every scrape. `status` gives an `EngineStatus`."""
-        self.registry.register(_EngineCollector(status))
+    def observe_engine(self, status: Callable[[], Any], breaker: Callable[[], str]) -> None:
+        """Read the engine's status and the breaker's state at every scrape. `status` gives an `EngineStatus`."""
+        self.registry.register(_EngineCollector(status, breaker))
 
     def text(self) -> bytes:
         """Everything, in the exposition format."""
@@ -60,8 +65,9 @@ class Metrics:
 
 
 class _EngineCollector(Collector):
-    def __init__(self, status: Callable[[], Any]) -> None:
+    def __init__(self, status: Callable[[], Any], breaker: Callable[[], str]) -> None:
         self._status = status
+        self._breaker = breaker
 
     def collect(self) -> Iterator[Metric]:
         status = self._status()
@@ -70,6 +76,9 @@ class _EngineCollector(Collector):
             ("engine_jobs", "Jobs in the scheduler", status.jobs),
             ("engine_backlog_audio_seconds", "Audio seconds that wait", status.backlog_s),
             ("engine_largest_batch_items", "Most items in one batch so far", status.largest_batch),
+            ("engine_budget_bytes", "Memory that one batch may take; 0 where it was not measured", status.budget_bytes or 0),
+            ("engine_breaker_open", "1 while everybody is refused because the engine keeps failing", self._breaker() == "opened"),
+            ("engine_budget_share", "Of the batch budget in use: less than 1 after memory ran out", status.budget_share),
         ):
             yield GaugeMetricFamily(f"steadyvoice_{name}", help_text, value=float(value))
         for name, help_text, value in (
@@ -78,3 +87,7 @@ class _EngineCollector(Collector):
             ("batches", "Batches sent to the worker", status.batches),
         ):
             yield CounterMetricFamily(f"steadyvoice_{name}", help_text, value=float(value))
+        events = CounterMetricFamily("steadyvoice_engine_events", "What happened to workers and batches", labels=["event"])
+        for name, count in status.events.items():
+            events.add_metric([name.replace(" ", "_")], count)
+        yield events

@@ -5,8 +5,9 @@ confused worker can send wrong data but cannot run code in the app. Imports only
 Python 3.10, because a worker may live under another interpreter. Knows nothing of scheduling, HTTP or models.
 
     app -> worker   load                      worker -> app   hello, loaded | load_failed
-                    batch [item, item, …]                     result | failed (one per item, as they finish), done
-                    (end of file: exit)                       heartbeat
+                    batch [item, item, …]                     result | failed (one per item, as they finish),
+                                                              done | aborted (what is unanswered failed as a whole)
+                    (end of file: exit)                       heartbeat, asked_to_leave
 """
 
 from __future__ import annotations
@@ -212,6 +213,28 @@ class ModelInfo:
     name: str
     revision: str
     max_batch_items: int  # more than this in one batch gains nothing
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What the app tells its worker about memory. Bytes."""
+
+    padded_s: float = 0.0  # the most that one batch will hold, in padded seconds; 0: nothing is measured
+    limit: int | None = None  # the model and its batches may take so much of the device; None: what is free
+    reserve: int = 0  # of the device, to stay free for others
+    trim: str = "pressure"  # always, pressure, never
+    folder: str | None = None  # of measurements and claims; None: nothing is kept, and the device is not shared
+
+
+@dataclass(frozen=True)
+class BatchBudget:
+    """What a loaded worker says of memory: bytes, and bytes per second of audio and per its square."""
+
+    bytes: float  # for one batch, beyond what the model takes at rest
+    fixed: float
+    linear: float
+    quadratic: float
+    recycle_bytes: float  # a worker that holds more than this is better replaced
 
 
 @dataclass(frozen=True)

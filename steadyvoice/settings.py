@@ -25,7 +25,7 @@ PREFIX = "STEADYVOICE_"
 ROOT = Path(__file__).resolve().parent.parent
 
 # Names that scripts may already set for engines that have not landed; they are announced, not refused.
-RESERVED = frozenset({"TRIM", "IDLE_UNLOAD_S", "INDEXTTS_PYTHON"})
+RESERVED = frozenset({"INDEXTTS_PYTHON"})
 
 # For start_app.sh alone; may stand in the same .env.
 FOR_THE_LAUNCHER = frozenset({"PYTHON"})
@@ -70,7 +70,17 @@ class Settings(BaseSettings):
     concurrency: int | None = Field(
         None, ge=1, le=256, description="requests worked on at once; empty: 2, or 1 on a card under 20 GB"
     )
-    gpu_memory_gb: float | None = Field(None, gt=0, description="pretend that the card has only so much memory; empty: all of it")
+    gpu_memory_gb: float | None = Field(
+        None,
+        gt=0,
+        description="the model and its batches may take so much of the card, or of RAM without one; empty: what is free",
+    )
+    trim: Literal["always", "pressure", "never"] = Field(
+        "pressure", description="when cached memory is given back: after every batch, when memory is short, or never"
+    )
+    idle_unload_s: float = Field(
+        600.0, ge=0, description="a model that nobody needed for so long leaves memory until the next request; 0: it stays"
+    )
     batch_size_s: float = Field(30.0, ge=1, le=36_000, description="padded seconds in one batch; raise it on a large card")
     merge_length_s: float = Field(10.0, ge=0, le=3_600, description="join neighbouring speech up to this many seconds")
     max_segment_s: float = Field(30.0, ge=1, le=600, description="no segment is longer, pause or no pause")

@@ -32,6 +32,7 @@ PACKAGES = {
     "catalogue": set[str](),
     "protocol": {"numpy"},
     "worker": set[str](),
+    "worker.profile": {"numpy"},
     "worker.recognizers.pocketsphinx": {"numpy", "pocketsphinx"},
     "worker.recognizers.sensevoice": {"numpy", "torch", "sentencepiece", "yaml"},
     "worker.recognizers.sensevoice_encoder": {"torch"},

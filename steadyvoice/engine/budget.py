@@ -1,23 +1,73 @@
 """How much one batch may cost. Pure arithmetic.
 
-The cost of a batch is what the device computes, padding included: every item is padded to the longest. For now it is counted
-in padded seconds; the unit can become bytes without any change to the scheduler, which only ever asks `fits`.
+The cost of a batch is what the device computes, padding included: every item is padded to the longest. It is counted in bytes
+where the worker has measured the model (see `steadyvoice.worker.profile`), and in padded seconds in any case. The scheduler only
+ever asks `fits`.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+SMALLEST_SHARE = 1 / 64  # what running out of memory again and again leaves of a budget
+RECOVERY = 1 / 32  # of the budget, added back by each batch that went well
+
+
+@dataclass(frozen=True, slots=True)
+class CostModel:
+    """bytes = fixed + linear * items * longest + quadratic * items * longest^2, `longest` in seconds of audio.
+
+    Linear are activations, quadratic whatever attention keeps for every pair of rows.
+    """
+
+    fixed: float = 0.0
+    linear: float = 0.0
+    quadratic: float = 0.0
+
+    def bytes(self, items: int, longest: float) -> float:
+        """Beyond what the loaded model takes at rest."""
+        return self.fixed + items * longest * (self.linear + self.quadratic * longest)
+
+    def longest(self, limit: float) -> float:
+        """Seconds of the longest single item within `limit` bytes; 0 if there is none, infinity if there is no end."""
+        room = limit - self.fixed
+        if room < 0:
+            return 0.0
+        if self.quadratic:
+            return (math.sqrt(self.linear**2 + 4 * self.quadratic * room) - self.linear) / (2 * self.quadratic)
+        return room / self.linear if self.linear else math.inf
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The limit of one batch, in padded seconds."""
+    """The limit of one batch: padded seconds, and bytes where they are known."""
 
-    limit: float
+    padded_s: float
+    bytes: float = math.inf
+    cost: CostModel = CostModel()
 
-    def cost(self, items: int, longest: float) -> float:
-        """Cost of a batch of `items` whose longest is `longest` seconds."""
-        return items * longest
+    def fits(self, items: int, longest: float, share: float = 1.0) -> bool:
+        """Whether a batch of `items` whose longest is `longest` seconds is within this share of the budget."""
+        return items * longest <= share * self.padded_s and self.cost.bytes(items, longest) <= share * self.bytes
 
-    def fits(self, items: int, longest: float) -> bool:
-        return self.cost(items, longest) <= self.limit
+    @property
+    def longest_s(self) -> float:
+        """Seconds of the longest item that fits alone."""
+        return min(self.padded_s, self.cost.longest(self.bytes))
+
+
+class Allowance:
+    """How much of the budget is used at the moment: halved when memory ran out, given back slowly (AIMD, as in TCP).
+
+    The memory that the budget counts on may be taken by others, for a while or for good.
+    """
+
+    def __init__(self) -> None:
+        self.share = 1.0
+
+    def halve(self) -> None:
+        self.share = max(SMALLEST_SHARE, self.share / 2)
+
+    def recover(self) -> None:
+        self.share = min(1.0, self.share + RECOVERY)

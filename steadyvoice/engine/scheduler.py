@@ -9,17 +9,21 @@ A job is one request; a work is one piece of it (one segment of audio, one sente
   2. interactive before batch, then the caller who has been served least (a clip does not wait behind a meeting), then the job
      that has been served least, then the one that came first.
 The first work of the first job leads the batch; others join if they are of similar length and the budget holds them.
+
+When a batch fails as a whole, its works are suspects: it is split in two, and the halves run apart from each other and from
+everybody else, until whoever is to blame fails alone and the others have their answers (bisection). When memory ran out, less
+of the budget is used for a while as well.
 """
 
 from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from steadyvoice.engine.budget import Budget
+from steadyvoice.engine.budget import Allowance, Budget
 from steadyvoice.errors import Overloaded, TooLarge
 
 # A batch may compute so much padding on top of its real seconds; beyond that two small batches are cheaper than one.
@@ -38,6 +42,19 @@ class ServiceClass(enum.Enum):
 
 # Seconds without a turn after which a job goes before everybody who is younger.
 PATIENCE_S = {ServiceClass.INTERACTIVE: 15.0, ServiceClass.BATCH: 60.0}
+
+
+class Failure(enum.Enum):
+    """Why a batch ended without answers for all of its works."""
+
+    OUT_OF_MEMORY = "oom"
+    ERROR = "error"  # the model raised
+    DEATH = "death"  # the worker died, or hung and was killed
+
+
+# A work that failed so often with nobody beside it has failed for good. Memory may have been taken by others for a moment, and a
+# worker may be killed by others; what a model raises it raises again.
+LONE_FAILURES = {Failure.OUT_OF_MEMORY: 3, Failure.ERROR: 1, Failure.DEATH: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +102,14 @@ class Limits:
     budget: Budget
     max_backlog_s: float  # seconds of audio waiting in total
     max_batch_items: int = 64
-    max_attempts: int = 2  # a work that was on the device when its worker died so many times fails
+
+
+@dataclass(slots=True)
+class _Suspicion:
+    """Of a work whose batch failed. `group` are the works of the same half, itself included: the only ones it runs with."""
+
+    group: list[Work]
+    alone: int  # failures with nobody beside it
 
 
 class Scheduler:
@@ -96,7 +120,8 @@ class Scheduler:
         self._jobs: dict[int, Job] = {}  # insertion order is order of arrival
         self._served: dict[str, float] = {}  # virtual time of each caller, seconds of audio
         self._floor = 0.0  # virtual time at which newcomers start
-        self._attempts: dict[int, int] = {}  # work id -> failures so far; only works that failed
+        self._suspects: dict[int, _Suspicion] = {}  # by work id
+        self._allowance = Allowance()
         self._backlog = 0.0
         self._batches = 0
 
@@ -121,7 +146,7 @@ class Scheduler:
         budget = self.limits.budget
         for work in works:
             if not budget.fits(1, work.length):
-                raise TooLarge(f"a segment of {work.length:.1f} s does not fit the batch budget of {budget.limit:.1f} s")
+                raise TooLarge(f"a segment of {work.length:.1f} s does not fit the batch budget of {budget.longest_s:.1f} s")
         length = sum(work.length for work in works)
         if self._backlog and self._backlog + length > self.limits.max_backlog_s:
             raise Overloaded(
@@ -173,23 +198,39 @@ class Scheduler:
         """A work has its answer, good or bad. A batch is over when each of its works was `finished` or `failed`."""
         self._leave(work)
 
-    def failed(self, works: Iterable[Work]) -> tuple[tuple[Work, ...], tuple[Work, ...]]:
-        """The worker died under these works. Returns (those that will be tried again, those that have failed for good)."""
+    def failed(self, works: Sequence[Work], failure: Failure, alone: bool) -> tuple[tuple[Work, ...], tuple[Work, ...]]:
+        """A batch failed before these works had their answers. Returns (those that will be tried again, those that will not).
+
+        `alone`: the batch held nothing but the one work, so there is no doubt whom it failed with.
+        """
+        if failure is Failure.OUT_OF_MEMORY:
+            self._allowance.halve()
         retried, lost = [], []
-        # Back to the front of their jobs, in their old order.
-        for work in sorted(works, key=lambda work: work.id, reverse=True):
-            attempts = self._attempts.get(work.id, 0) + 1
-            job = self._jobs[work.job]
-            if job.dropped or attempts >= self.limits.max_attempts:
-                self._leave(work)
+        for work in works:
+            before = self._suspects.get(work.id)
+            alone_before = before.alone if before else 0
+            if self._jobs[work.job].dropped or (alone and alone_before + 1 >= LONE_FAILURES[failure]):
                 lost.append(work)
             else:
-                self._attempts[work.id] = attempts
-                job.running.discard(work.id)
-                job.waiting.appendleft(work)
-                self._backlog += work.length
+                self._suspects[work.id] = _Suspicion([], alone_before + alone)
                 retried.append(work)
-        return tuple(reversed(retried)), tuple(reversed(lost))
+        middle = (len(retried) + 1) // 2
+        for group in (retried[:middle], retried[middle:]):
+            for work in group:
+                self._suspects[work.id].group = group
+        # Back to the front of their jobs, in their old order.
+        for work in sorted(retried, key=lambda work: work.id, reverse=True):
+            job = self._jobs[work.job]
+            job.running.discard(work.id)
+            job.waiting.appendleft(work)
+            self._backlog += work.length
+        for work in lost:
+            self._leave(work)
+        return tuple(retried), tuple(lost)
+
+    def went_well(self) -> None:
+        """A batch ended with memory to spare."""
+        self._allowance.recover()
 
     # --- looking in
 
@@ -197,6 +238,11 @@ class Scheduler:
     def backlog_s(self) -> float:
         """Seconds of audio that wait."""
         return self._backlog
+
+    @property
+    def share(self) -> float:
+        """Of the budget that is used at the moment: 1, or less after memory ran out."""
+        return self._allowance.share
 
     @property
     def jobs(self) -> int:
@@ -235,18 +281,17 @@ class Scheduler:
         )
 
     def _companions(self, lead: Work, ranked: list[Job]) -> Iterator[Work]:
-        """Works to run with `lead`: the most alike in length first, as long as budget and padding allow.
-
-        What a worker died under runs alone: whichever of them was the cause, the others must not die with it again.
-        """
-        if lead.id in self._attempts:
-            return
-        candidates = [
-            work
-            for job in islice(ranked, JOBS_LOOKED_AT)
-            for work in islice(job.waiting, WORKS_LOOKED_AT)
-            if work is not lead and work.id not in self._attempts
-        ]
+        """Works to run with `lead`: the most alike in length first, as long as budget and padding allow."""
+        candidates: list[Work]
+        if (suspicion := self._suspects.get(lead.id)) is not None:
+            candidates = [work for work in suspicion.group if work is not lead and self._is_still_suspect(work, suspicion.group)]
+        else:
+            candidates = [
+                work
+                for job in islice(ranked, JOBS_LOOKED_AT)
+                for work in islice(job.waiting, WORKS_LOOKED_AT)
+                if work is not lead and work.id not in self._suspects
+            ]
         candidates.sort(key=lambda work: abs(work.length - lead.length))  # stable: rank decides between equals
         items, longest, total = 1, lead.length, lead.length
         for work in candidates:
@@ -254,9 +299,15 @@ class Scheduler:
                 return
             longest_then = max(longest, work.length)
             padded = (items + 1) * longest_then
-            if self.limits.budget.fits(items + 1, longest_then) and padded <= (1 + MAX_PADDING_SHARE) * (total + work.length):
+            fits = self.limits.budget.fits(items + 1, longest_then, self._allowance.share)
+            if fits and padded <= (1 + MAX_PADDING_SHARE) * (total + work.length):
                 items, longest, total = items + 1, longest_then, total + work.length
                 yield work
+
+    def _is_still_suspect(self, work: Work, group: list[Work]) -> bool:
+        """It waits, and has not moved on to another group."""
+        suspicion = self._suspects.get(work.id)
+        return suspicion is not None and suspicion.group is group and work.id not in self._jobs[work.job].running
 
     def _drop(self, job: Job) -> tuple[Work, ...]:
         dropped = tuple(job.waiting)
@@ -271,7 +322,7 @@ class Scheduler:
 
     def _leave(self, work: Work) -> None:
         job = self._jobs.get(work.job)
-        self._attempts.pop(work.id, None)
+        self._suspects.pop(work.id, None)
         if job is not None:
             job.running.discard(work.id)
             self._forget_if_empty(job)

@@ -123,7 +123,8 @@ def settle(future: Future[T], outcome: T | BaseException) -> None:
         pass  # cancelled: nobody cares any longer
 
 
-def item_error(error: ItemError) -> errors.SteadyvoiceError:
+def item_error(error: ItemError, retry_after_s: float) -> errors.SteadyvoiceError:
     """What the worker says of one item -> what its caller gets."""
-    kinds = {"invalid": errors.InvalidInput, "oom": errors.OutOfMemory}
-    return kinds.get(error.kind, errors.ItemFailed)(error.message)
+    if error.kind == "oom":
+        return errors.OutOfMemory(error.message, retry_after_s=retry_after_s)
+    return (errors.InvalidInput if error.kind == "invalid" else errors.ItemFailed)(error.message)

@@ -14,12 +14,12 @@ import struct
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from steadyvoice.protocol import Message, decode, encode
+from steadyvoice.protocol import MemoryPlan, Message, decode, encode
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +36,35 @@ class WorkerSpec:
     options: dict[str, Any] = field(default_factory=dict)  # handed to the engine's constructor
     python: str = sys.executable
     heartbeat_timeout_s: float = 60.0  # silence for longer than this is a hung worker
+    memory: MemoryPlan = field(default_factory=MemoryPlan)
 
     def command(self, fd: int) -> list[str]:
         arguments = {"fd": fd, "parent": os.getpid(), "engine": self.engine, "options": self.options}
+        arguments["memory"] = asdict(self.memory)
         return [self.python, "-m", "steadyvoice.worker", json.dumps(arguments)]
+
+
+class Worker(Protocol):
+    """What the engine asks of a worker."""
+
+    connection: Connection
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def heartbeat_timeout_s(self) -> float: ...
+
+    @property
+    def hung(self) -> bool: ...
+
+    def send(self, message: Message) -> None: ...
+
+    def receive(self) -> Message | None: ...
+
+    def stop(self) -> None: ...
+
+    def kill(self) -> int: ...
 
 
 class WorkerGone(Exception):

@@ -1,16 +1,16 @@
 """The place of the one worker: when it may start, what state its model is in, how long to wait after a failure.
 
-Used by the engine's thread; other threads only read it and set `wanted`. Knows nothing of batches or tickets.
+Used by whoever drives the dispatcher; other threads only read it and set `wanted`. Knows nothing of batches or tickets.
 """
 
 from __future__ import annotations
 
 import enum
 import logging
-import time
+from collections.abc import Callable
 from concurrent.futures import Future
 
-from steadyvoice.engine.worker_handle import WorkerGone, WorkerHandle, WorkerSpec
+from steadyvoice.engine.worker_handle import Worker, WorkerGone, WorkerSpec
 from steadyvoice.protocol import Message, ModelInfo
 
 log = logging.getLogger(__name__)
@@ -33,9 +33,11 @@ class State(enum.Enum):
 class WorkerSlot:
     """See the module's docstring."""
 
-    def __init__(self, spec: WorkerSpec) -> None:
+    def __init__(self, spec: WorkerSpec, clock: Callable[[], float], spawn: Callable[[WorkerSpec], Worker]) -> None:
         self._spec = spec
-        self.worker: WorkerHandle | None = None
+        self._now = clock
+        self._spawn = spawn
+        self.worker: Worker | None = None
         self.model: ModelInfo | None = None
         self.state = State.UNLOADED
         self.wanted = False  # somebody asked for the model before there is work
@@ -49,7 +51,7 @@ class WorkerSlot:
     @property
     def wait_s(self) -> float:
         """Seconds until a worker may be started; 0 when it may be now."""
-        return max(0.0, self._not_before - time.monotonic())
+        return max(0.0, self._not_before - self._now())
 
     @property
     def backing_off(self) -> bool:
@@ -64,9 +66,9 @@ class WorkerSlot:
     def start(self) -> str | None:
         """Start a worker and tell it to load. Returns why that was not possible, or None."""
         self.state = State.LOADING
-        self._load_began = time.monotonic()
+        self._load_began = self._now()
         try:
-            self.worker = WorkerHandle(self._spec)
+            self.worker = self._spawn(self._spec)
             self.worker.send(Message("load"))
         except (OSError, WorkerGone) as error:
             reason = error.strerror if isinstance(error, OSError) else error  # without the path of the interpreter
@@ -79,7 +81,7 @@ class WorkerSlot:
         self.wanted = False
         self.last_error = None
         self.loads += 1
-        log.info("engine %s (%s) loaded in %.2f s", model.name, model.revision, time.monotonic() - self._load_began)
+        log.info("engine %s (%s) loaded in %.2f s", model.name, model.revision, self._now() - self._load_began)
         self.loaded.set_result(model)
 
     def load_failed(self, reason: str) -> Future[ModelInfo]:
@@ -93,15 +95,16 @@ class WorkerSlot:
         failed, self.loaded = self.loaded, Future()
         return failed
 
-    def died(self, how: str) -> None:
-        """The worker is gone, or is to go: a new one may start, at once after the first death, later after more in a row."""
+    def died(self, how: str, counts: bool = True) -> None:
+        """The worker is gone, or is to go: a new one may start, at once after the first death, later after more in a row that
+        count."""
         status = self._remove()
         log.error("worker %s (exit status %s)", how, status)
         self.deaths += 1
         self.last_error = f"the worker {how}"
-        if self.loaded.done():  # else somebody still waits for it, and the next worker will do
-            self.loaded = Future()
-        self.state = State.UNLOADED
+        self._becomes_empty()
+        if not counts:
+            return
         if self.may_try_again:
             self._failures += 1
         else:
@@ -111,6 +114,18 @@ class WorkerSlot:
         """A batch came back: the next failure starts counting afresh."""
         self._failures = 0
 
+    def leave(self, why: str) -> None:
+        """The worker is well and goes; a new one may start at any time."""
+        log.info("worker leaves: %s", why)
+        if self.worker is not None:
+            self.worker.stop()
+        self.worker = self.model = None
+        self._becomes_empty()
+
+    def idle_until(self, moment: float) -> float:
+        """When a loaded model has been idle for long enough, if `moment` is; never for one that is not loaded."""
+        return moment if self.state is State.READY else float("inf")
+
     def close(self) -> None:
         """End the worker politely."""
         self.state = State.CLOSED
@@ -119,10 +134,15 @@ class WorkerSlot:
             self.worker.stop()
             self.worker = None
 
+    def _becomes_empty(self) -> None:
+        if self.loaded.done():  # else somebody still waits for it, and the next worker will do
+            self.loaded = Future()
+        self.state = State.UNLOADED
+
     def _remove(self) -> int | None:
         worker, self.worker, self.model = self.worker, None, None
         return worker.kill() if worker is not None else None
 
     def _back_off(self) -> None:
-        self._not_before = time.monotonic() + min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(self._failures, 10))
+        self._not_before = self._now() + min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(self._failures, 10))
         self._failures += 1

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
@@ -90,7 +91,19 @@ def _add_health(app: FastAPI, service: Service) -> None:
         status = service.engine.status()
         return {
             "app": {"rss": rss_bytes()},
-            "worker": {"pid": status.worker_pid, "state": status.state.value, "loads": status.loads, "restarts": status.restarts},
+            "worker": {
+                "pid": status.worker_pid,
+                "state": status.state.value,
+                "loads": status.loads,
+                "restarts": status.restarts,
+                "events": status.events,
+            },
+            "budget": {
+                "bytes": status.budget_bytes,
+                "share": status.budget_share,
+                "longest_segment_s": status.longest_s,
+                "last_batch": service.last_batch and asdict(service.last_batch),
+            },
             "samples": [sample.as_dict() for sample in service.memory.samples()],
         }
 

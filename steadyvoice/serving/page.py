@@ -297,12 +297,17 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], wide: int) -> s
     return f'<div class="sv-table"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
 
 
-def memory_plot(samples: Sequence[MemorySample], chinese: bool) -> str:
-    """Both processes' resident memory over the last steps, as an inline SVG."""
+def memory_plot(samples: Sequence[MemorySample], chinese: bool, budget: float | None = None) -> str:
+    """Both processes' memory over the last steps, as an inline SVG: resident, or of the card where the worker uses one.
+
+    `budget` are the bytes that one batch may take: a dashed line that much above what the worker held when it had loaded.
+    """
     lines, legend = [], []
-    top = max((sample.rss for sample in samples), default=1)
+    at_rest = [_held(sample) for sample in samples if sample.step == "load"]
+    limit = at_rest[-1] + budget if at_rest and budget is not None else 0
+    top = max([*map(_held, samples), limit, 1])
     for process, colour in (("app", "#14b8a6"), ("worker", "#f59e0b")):
-        values = [sample.rss for sample in samples if sample.process == process]
+        values = [_held(sample) for sample in samples if sample.process == process]
         if not values:
             continue
         step = 300 / max(1, len(values) - 1)
@@ -314,6 +319,13 @@ def memory_plot(samples: Sequence[MemorySample], chinese: bool) -> str:
         )
         name = {"app": "应用进程", "worker": "模型进程"}[process] if chinese else process
         legend.append(f'<span style="color:{colour}">■</span> {name} {values[-1] / 1e6:.0f} MB')
+    if limit:
+        level = 54 - 50 * limit / top
+        lines.append(
+            f'<line x1="0" x2="300" y1="{level:.1f}" y2="{level:.1f}" stroke="#ef4444" stroke-dasharray="6 4" '
+            'vector-effect="non-scaling-stroke"/>'
+        )
+        legend.append(f'<span style="color:#ef4444">┅</span> {"预算上限" if chinese else "budget"} {limit / 1e6:.0f} MB')
     title = "内存" if chinese else "Memory"
     if not lines:
         return f'<div class="sv-plot">{title}: {"尚无数据" if chinese else "nothing measured yet"}</div>'
@@ -323,12 +335,16 @@ def memory_plot(samples: Sequence[MemorySample], chinese: bool) -> str:
     )
 
 
+def _held(sample: MemorySample) -> int:
+    return sample.rss if sample.reserved is None else sample.reserved
+
+
 def add_memory_plot(service: Service) -> None:
     """The plot, renewed every few seconds while the page is open."""
     plot = gr.HTML(elem_classes="sv-memory")
 
     def look(request: gr.Request) -> str:
-        return memory_plot(service.memory.samples(), speaks_chinese(request))
+        return memory_plot(service.memory.samples(), speaks_chinese(request), service.engine.status().budget_bytes)
 
     timer = gr.Timer(PLOT_SECONDS)
     timer.tick(look, None, plot, **QUIET)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, TypeVar
 
 from steadyvoice.catalogue import EngineCard
 from steadyvoice.engine.budget import Budget
+from steadyvoice.engine.dispatcher import BatchReport, Policy
 from steadyvoice.engine.engine import Engine
-from steadyvoice.engine.scheduler import Limits
+from steadyvoice.engine.scheduler import Limits, ServiceClass
+from steadyvoice.engine.tickets import JobHandle, Task
 from steadyvoice.engine.worker_handle import WorkerSpec
 from steadyvoice.memory import MemoryLog
 from steadyvoice.metrics import Metrics
+from steadyvoice.protocol import MemoryPlan
+from steadyvoice.serving.breaker import Breaker
 from steadyvoice.serving.door import Door
 from steadyvoice.serving.engines import Choice, choose_recognizer, choose_synthesizer
 from steadyvoice.serving.hardware import admission, gpus
@@ -22,6 +26,8 @@ from steadyvoice.serving.postprocess import PostProcessor
 from steadyvoice.settings import Settings
 
 log = logging.getLogger(__name__)
+
+RESERVE_BYTES = 512_000_000  # of the device, to stay free for others and for what nobody foresaw
 
 T = TypeVar("T")
 Role = Literal["asr", "tts"]
@@ -38,13 +44,16 @@ class Service:
         self.card: EngineCard = choice.card
         self.metrics = Metrics(role)
         self.memory = MemoryLog(self.metrics.observe_memory)
+        self.last_batch: BatchReport | None = None
         self.engine = Engine(
-            worker or WorkerSpec(choice.card.name, choice.options),
+            worker or WorkerSpec(choice.card.name, choice.options, memory=memory_plan(settings)),
             Limits(Budget(settings.batch_size_s), settings.max_backlog_s),
             self.memory,
-            self.metrics.observe_batch,
+            self._note_batch,
+            policy=Policy(idle_unload_s=settings.idle_unload_s or float("inf")),
         )
-        self.metrics.observe_engine(self.engine.status)
+        self.breaker = Breaker()
+        self.metrics.observe_engine(self.engine.status, lambda: self.breaker.state)
         self.door = Door(
             admission(settings.queue_size, settings.concurrency, settings.gpu_memory_gb, gpus()),
             lambda: self.engine.status().retry_after_s,
@@ -56,6 +65,19 @@ class Service:
         log.info("%s: engine %s (%s)", role, choice.card.name, choice.reason)
         if settings.preload:
             self.engine.load()
+
+    def submit(self, tasks: Sequence[Task], caller: str, service_class: ServiceClass) -> JobHandle:
+        """Hand tasks to the engine, unless it keeps failing.
+
+        Raises:
+            EngineUnavailable: by the circuit breaker, without asking the engine.
+            SteadyvoiceError: as `Engine.submit`.
+        """
+        self.breaker.admit()
+        timeout_s = self.settings.request_timeout_s
+        job = self.engine.submit(tasks, caller=caller, service_class=service_class, timeout_s=timeout_s)
+        self.breaker.watch(job.tickets)
+        return job
 
     async def on_host(self, function: Callable[[], T]) -> T:
         """Run blocking work in the pool of host threads.
@@ -70,6 +92,10 @@ class Service:
                 await asyncio.wait({asyncio.ensure_future(_ended(work))})
             raise
 
+    def _note_batch(self, report: BatchReport) -> None:
+        self.last_batch = report
+        self.metrics.observe_batch(report)
+
     @property
     def revision(self) -> str:
         """Of the loaded model; "unloaded" before the first load."""
@@ -81,6 +107,17 @@ class Service:
         self.engine.close()
         self.post.close()
         self._host.shutdown(wait=False, cancel_futures=True)
+
+
+def memory_plan(settings: Settings) -> MemoryPlan:
+    """What the worker is told about memory."""
+    return MemoryPlan(
+        padded_s=settings.batch_size_s,
+        limit=None if settings.gpu_memory_gb is None else int(settings.gpu_memory_gb * 1e9),
+        reserve=RESERVE_BYTES,
+        trim=settings.trim,
+        folder=str(settings.cache_hub / "memory"),
+    )
 
 
 async def _ended(work: Future[T]) -> None:

@@ -150,7 +150,7 @@ class Synthesizer:
         """
         service = self.service
         common = SynthesizeItem("", "", request.speaker, request.emotion, request.emotion_strength, request.speed, request.seed)
-        job = service.engine.submit(
+        job = service.submit(
             [
                 Task(
                     replace(common, text=piece.text, language=piece.language).to_payload(),
@@ -159,9 +159,8 @@ class Synthesizer:
                 )
                 for piece in request.pieces
             ],
-            caller=caller,
-            service_class=request.service_class,
-            timeout_s=service.settings.request_timeout_s,
+            caller,
+            request.service_class,
         )
         service.memory.step("queue")
         audio_s, queue_s, inference_s = 0.0, 0.0, 0.0

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,9 +162,14 @@ class Transcriber:
         samples = await service.on_host(partial(decode, file, self._limits))
         service.memory.step("decode")
         yield Progress("segmenting")
-        assert options.merge_length_s is not None
-        cuts = SegmentOptions(options.merge_length_s, service.settings.max_segment_s)
-        spans = await service.on_host(partial(segment, samples, cuts))
+        service.breaker.admit()
+        loaded = asyncio.wrap_future(service.engine.load())  # if it is not yet: meanwhile the speech is found
+        loaded.add_done_callback(_heed)
+        spans = await service.on_host(partial(segment, samples, self._cuts(options)))
+        known = service.engine.status().longest_s
+        await asyncio.wait({loaded}, timeout=service.settings.request_timeout_s)
+        if service.engine.status().longest_s < known:  # only now it is known what fits the device
+            spans = await service.on_host(partial(segment, samples, self._cuts(options)))
         service.memory.step("segment")
         job = self._submit(samples, spans, options, caller)
         duration = len(samples) / SAMPLE_RATE
@@ -200,6 +205,12 @@ class Transcriber:
         )
         yield transcript
 
+    def _cuts(self, options: TranscribeOptions) -> SegmentOptions:
+        """As asked, as set, and as the device takes them."""
+        assert options.merge_length_s is not None
+        longest = min(self.service.settings.max_segment_s, self.service.engine.status().longest_s)
+        return SegmentOptions(min(options.merge_length_s, longest), longest)
+
     def _submit(self, samples: NDArray[np.float32], spans: Sequence[Span], options: TranscribeOptions, caller: str) -> JobHandle:
         """One task per span; the payloads are views of `samples`, copied only when they are sent."""
         tasks = [
@@ -209,12 +220,7 @@ class Transcriber:
             )
             for span in spans
         ]
-        return self.service.engine.submit(
-            tasks,
-            caller=caller,
-            service_class=options.service_class,
-            timeout_s=self.service.settings.request_timeout_s,
-        )
+        return self.service.submit(tasks, caller, options.service_class)
 
     def _finish(self, segments: tuple[TranscriptSegment, ...], duration: float, answers: Sequence[Answer]) -> Transcript:
         """Off the hot path: join the text, make the views."""
@@ -254,7 +260,7 @@ async def finished(events: AsyncIterator[Event]) -> Transcript:
     raise AssertionError("a transcription ended without a transcript")
 
 
-def _heed(future: asyncio.Future[Answer]) -> None:
+def _heed(future: asyncio.Future[Any]) -> None:
     """Take note of an error that nobody is there to hear any more: its caller pressed Stop."""
     if not future.cancelled():
         future.exception()

@@ -17,18 +17,29 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from itertools import islice
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from steadyvoice.memory import sample
-from steadyvoice.protocol import HEARTBEAT_S, ItemError, Message, Payload, decode, encode
+from steadyvoice.protocol import HEARTBEAT_S, BatchBudget, ItemError, MemoryPlan, Message, Payload, decode, encode
+from steadyvoice.worker.device import Device
+from steadyvoice.worker.faults import Fault, fault_of
 from steadyvoice.worker.models import Model, load_model
+from steadyvoice.worker.profile import SHAPES, Point, cost_of, describe
+from steadyvoice.worker.sharing import SharedDevice
 
 log = logging.getLogger("steadyvoice.worker")
 
 FOLDER = re.compile(r"(?:/[^/\s'\"]+)*/(?=[^/\s])")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+EXIT_STICKY = 75
+LEAVE_WAIT_S = 10.0  # for an idle worker of another app to leave
+BOUND_SLACK = 1.15  # torch may reserve so much of what it is expected to allocate, as memory comes in pieces
+RECYCLE_BUDGETS, RECYCLE_SLACK = 2.0, 256_000_000  # over the model and so many batches and bytes, memory has crept away
 
 
 class Pipe:
@@ -53,15 +64,18 @@ def main() -> None:
     pipe = Pipe(connection)
     inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(connection, inbox), name="reader", daemon=True).start()
-    threading.Thread(target=_beat, args=(pipe,), name="heartbeat", daemon=True).start()
+    plan = MemoryPlan(**arguments["memory"])
+    shared = SharedDevice(Path(plan.folder) if plan.folder else None)
+    threading.Thread(target=_beat, args=(pipe, shared), name="heartbeat", daemon=True).start()
     pipe.send("hello", pid=os.getpid())
+    device = Device(plan.trim, plan.reserve)
     model: Model | None = None
     while True:
         message = inbox.get()
         if message.kind == "load" and model is None:
-            model = _load(pipe, arguments["engine"], arguments["options"])
+            model = _load(pipe, arguments, device, shared)
         elif message.kind == "batch" and model is not None:
-            run_batch(pipe, model, message)
+            run_batch(pipe, model, device, message)
         else:
             raise SystemExit(f"unexpected message {message.kind!r}")
 
@@ -74,10 +88,11 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)  # it died before we could ask
 
 
-def run_batch(pipe: Pipe, model: Model, message: Message) -> None:
+def run_batch(pipe: Pipe, model: Model, device: Device, message: Message) -> None:
     """Run the items and answer each as soon as the model yields its outcome."""
-    batch, answered = message.fields["id"], 0
+    batch, answered, failure = message.fields["id"], 0, None
     began = last = time.monotonic()
+    device.start_measuring()
     try:
         for outcome in islice(model.run(message.items), len(message.items)):
             now = time.monotonic()
@@ -88,25 +103,89 @@ def run_batch(pipe: Pipe, model: Model, message: Message) -> None:
             answered, last = answered + 1, now
         if answered != len(message.items):
             raise RuntimeError(f"the model answered {answered} of {len(message.items)} items")
-    except Exception:
-        # Whose fault it was is not known here; the log has the traceback, the callers a plain sentence.
-        log.exception("batch %d failed at item %d of %d", batch, answered, len(message.items))
-        for index in range(answered, len(message.items)):
-            pipe.send("failed", batch=batch, index=index, error={"kind": "error", "message": "the engine failed on this item"})
-    pipe.send("done", batch=batch, seconds=time.monotonic() - began, memory=sample("batch", "worker").as_dict())
+    except Exception as error:
+        # Whose fault it was is not known here; the log has the traceback, the app tries again in parts.
+        failure = fault_of(error)
+        log.exception("batch %d failed at item %d of %d (%s)", batch, answered, len(message.items), failure.value)
+    if failure is Fault.STICKY:
+        log.critical("the device is lost to this process, which ends")
+        os._exit(EXIT_STICKY)
+    if failure is Fault.OUT_OF_MEMORY:
+        device.trim()  # only now: until here the exception held on to every frame, and with them to the tensors
+    used = device.used()
+    device.after_batch()
+    kind = "done" if failure is None else "aborted"
+    how = {} if failure is None else {"failure": failure.value}
+    pipe.send(kind, batch=batch, seconds=time.monotonic() - began, used=used, memory=sample("batch", "worker").as_dict(), **how)
 
 
-def _load(pipe: Pipe, engine: str, options: dict[str, Any]) -> Model:
+def _load(pipe: Pipe, arguments: dict[str, Any], device: Device, shared: SharedDevice) -> Model:
+    plan = MemoryPlan(**arguments["memory"])
+    engine, options = arguments["engine"], arguments["options"]
     try:
-        model = load_model(engine, options)
+        with shared.loading():
+            try:
+                model = load_model(engine, options)
+                budget = budget_of(model, device, shared, plan, {"engine": engine, "options": options})
+            except Exception as error:
+                if fault_of(error) is not Fault.OUT_OF_MEMORY or not shared.ask_others_to_leave(LEAVE_WAIT_S):
+                    raise
+                log.warning("another worker has left, which was asked to: loading again")
+                device.trim()
+                model = load_model(engine, options)
+                budget = budget_of(model, device, shared, plan, {"engine": engine, "options": options})
     except Exception as error:
         log.exception("loading %s failed", engine)
         # Callers will read it: file names help them, folders are nobody's business.
         pipe.send("load_failed", reason=f"{type(error).__name__}: {FOLDER.sub('', str(error))}")
         raise SystemExit(1) from error
     info = {"name": model.info.name, "revision": model.info.revision, "max_batch_items": model.info.max_batch_items}
-    pipe.send("loaded", model=info, memory=sample("load", "worker").as_dict())
+    memory = sample("load", "worker").as_dict()
+    pipe.send("loaded", model=info, memory=memory, budget=asdict(budget) if budget else None)
     return model
+
+
+def budget_of(model: Model, device: Device, shared: SharedDevice, plan: MemoryPlan, key: dict[str, Any]) -> BatchBudget | None:
+    """What one batch may take, by what it was measured to take and by what is free; None where the model offers no example.
+
+    Raises:
+        MemoryError: not even one second of audio fits.
+    """
+    example = getattr(model, "example", None)
+    if example is None or not plan.padded_s:
+        return None
+    key = {**key, "model": model.info.name, "revision": model.info.revision, "device": device.name}
+    folder = Path(plan.folder) / "profiles" if plan.folder else None
+    shapes = [shape for shape in SHAPES if shape[0] * shape[1] <= plan.padded_s]
+    cost = cost_of(key, folder, lambda: sweep(model, device, shapes))
+    fixed, linear, quadratic = cost
+    need = fixed + plan.padded_s * (linear + quadratic * plan.padded_s)  # one item as long as a whole batch costs most
+    held = device.held()
+    room = device.free() - plan.reserve - shared.claimed_by_others()
+    if plan.limit is not None:
+        room = min(room, plan.limit - held)
+    size = min(need, room)
+    if size < fixed + linear + quadratic:
+        raise MemoryError(
+            f"out of memory: a batch of one second takes {(fixed + linear + quadratic) / 1e6:.0f} MB beside the model's "
+            f"{held / 1e6:.0f} MB, and there are {max(0, room) / 1e6:.0f} MB"
+        )
+    shared.claim(int(size))
+    device.bound(int((held + size) * BOUND_SLACK))
+    log.info("budget of a batch: %.0f MB of %.0f MB that are free; %s", size / 1e6, room / 1e6, describe(cost))
+    return BatchBudget(size, fixed, linear, quadratic, recycle_bytes=held + RECYCLE_BUDGETS * size + RECYCLE_SLACK)
+
+
+def sweep(model: Model, device: Device, shapes: Sequence[tuple[int, float]]) -> list[Point]:
+    """Run a batch of noise of each shape: (items, seconds, the most bytes that it held)."""
+    example: Callable[[float], Payload] = model.example  # type: ignore[attr-defined]
+    points = []
+    for items, seconds in shapes:
+        device.start_measuring()
+        for _ in model.run([example(seconds)] * items):
+            pass
+        points.append((items, seconds, device.used()))
+    return points
 
 
 def _read(connection: Connection, inbox: queue.SimpleQueue[Message]) -> None:
@@ -117,11 +196,11 @@ def _read(connection: Connection, inbox: queue.SimpleQueue[Message]) -> None:
         os._exit(0)  # the app closed the pipe: not even a batch in hand is of use to anybody
 
 
-def _beat(pipe: Pipe) -> None:
+def _beat(pipe: Pipe, shared: SharedDevice) -> None:
     wakeless = threading.Event()
     while not wakeless.wait(HEARTBEAT_S):
         try:
-            pipe.send("heartbeat")
+            pipe.send("asked_to_leave" if shared.is_asked_to_leave() else "heartbeat")
         except OSError:
             os._exit(0)
 

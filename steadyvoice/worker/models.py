@@ -21,14 +21,18 @@ ENGINES = {
 
 
 class Model(Protocol):
-    """A loaded recogniser or synthesiser. Constructing it is loading it; options arrive as keywords."""
+    """A loaded recogniser or synthesiser. Constructing it is loading it; options arrive as keywords.
+
+    One that also has `example(seconds) -> Payload`, an item of that length, is measured with it and budgeted in bytes.
+    """
 
     info: ModelInfo
 
     def run(self, items: Items) -> Iterator[Outcome]:
         """One outcome per item, in the order of the items, each as soon as it is known.
 
-        A bad item is answered with an `ItemError` and harms no other. An exception fails every item that is still unanswered.
+        A bad item is answered with an `ItemError` and harms no other. After an exception the items that are
+        still unanswered are tried again in parts, so that it fails only whoever is to blame for it.
         """
         ...
 

@@ -12,11 +12,12 @@ from steadyvoice.protocol import ItemError, Items, ModelInfo, Outcome, Payload
 
 
 class FakeModel:
-    def __init__(self, diary: str, failing_loads: int = 0, max_batch_items: int = 4) -> None:
+    def __init__(self, diary: str, failing_loads: int = 0, max_batch_items: int = 4, ballast: int = 0) -> None:
         self._diary = Path(diary)
         self._note("load")
         if self._diary.read_text().count("load") <= failing_loads:
             raise FileNotFoundError("/secret/folder/weights.bin is missing")
+        self._ballast = bytearray(ballast)
         self.info = ModelInfo("fake", "1", max_batch_items)
 
     def run(self, items: Items) -> Iterator[Outcome]:
@@ -38,6 +39,12 @@ class FakeModel:
             os.kill(os.getpid(), signal.SIGSTOP)
         elif do == "raise":
             raise RuntimeError("a secret of the model")
+        elif do == "run out of memory":
+            raise MemoryError("a secret of the allocator")
+        elif do == "break the device":
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        elif do == "grow":
+            self._ballast += bytes(int(item.fields["bytes"]))
         elif do in ("invalid", "oom", "error"):
             yield ItemError(do, f"this item is {do}")
         if do not in ("invalid", "oom", "error", "answer nothing"):

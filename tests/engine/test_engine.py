@@ -21,13 +21,14 @@ import pytest
 from steadyvoice import errors
 from steadyvoice.engine import worker_slot as module
 from steadyvoice.engine.budget import Budget
+from steadyvoice.engine.dispatcher import DEFAULT_POLICY, Policy
 from steadyvoice.engine.engine import Engine
 from steadyvoice.engine.scheduler import Limits
 from steadyvoice.engine.tickets import Answer, JobHandle, Task
 from steadyvoice.engine.worker_handle import WorkerHandle, WorkerSpec
 from steadyvoice.engine.worker_slot import State
 from steadyvoice.memory import MemoryLog, MemorySample
-from steadyvoice.protocol import Message, ModelInfo, Payload
+from steadyvoice.protocol import MemoryPlan, Message, ModelInfo, Payload
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FAKE = "tests.engine.fake_model:FakeModel"
@@ -92,10 +93,17 @@ def make_engine(diary: Diary) -> Iterator[MakeEngine]:
     engines: list[Engine] = []
 
     def make(
-        *, max_backlog_s: float = 1e6, heartbeat_timeout_s: float = 60.0, memory: MemoryLog | None = None, **options: Any
+        *,
+        max_backlog_s: float = 1e6,
+        heartbeat_timeout_s: float = 60.0,
+        memory: MemoryLog | None = None,
+        policy: Policy = DEFAULT_POLICY,
+        plan: MemoryPlan | None = None,
+        **options: Any,
     ) -> Engine:
-        spec = WorkerSpec(FAKE, {"diary": str(diary.path), **options}, heartbeat_timeout_s=heartbeat_timeout_s)
-        engines.append(Engine(spec, Limits(Budget(WHOLE_BATCH), max_backlog_s), memory))
+        given = {"diary": str(diary.path), **options}
+        spec = WorkerSpec(FAKE, given, heartbeat_timeout_s=heartbeat_timeout_s, memory=plan or MemoryPlan())
+        engines.append(Engine(spec, Limits(Budget(WHOLE_BATCH), max_backlog_s), memory, policy=policy))
         return engines[-1]
 
     yield make
@@ -245,7 +253,7 @@ def test_every_batch_is_reported_with_its_padded_seconds(diary: Diary) -> None:
     batches = SimpleQueue[tuple[int, float]]()
     spec, limits = WorkerSpec(FAKE, {"diary": str(diary.path)}), Limits(Budget(WHOLE_BATCH), 1e6)
 
-    with Engine(spec, limits, on_batch=lambda items, padded_s, _: batches.put((items, padded_s))) as engine:
+    with Engine(spec, limits, on_batch=lambda report: batches.put((report.items, report.padded_s))) as engine:
         engine.submit([Task(Payload({"name": "a"}), 4.0), Task(Payload({"name": "b"}), 5.0)], caller="anna")
 
         assert batches.get(timeout=WAIT_S) == (2, 10.0)
@@ -484,6 +492,134 @@ def test_a_worker_that_hangs_in_a_batch_is_killed_and_replaced(make_engine: Make
     assert_gone(hung)
 
 
+@pytest.mark.parametrize(
+    ("do", "error", "times"),
+    [("raise", errors.ItemFailed, 1), ("run out of memory", errors.OutOfMemory, 3), ("die", errors.WorkerDied, 2)],
+)
+def test_one_bad_item_of_a_batch_is_found_by_halving_and_its_neighbours_finish(
+    make_engine: MakeEngine, gate: Gate, diary: Diary, no_backoff: None, do: str, error: type[Exception], times: int
+) -> None:
+    engine = make_engine()
+    first = submit_waiting(engine, gate)
+    released, _ = gate.reached()
+    bad = submit(engine, "bad", length=5.0, do=do, caller="somebody")  # comes first, so that no neighbour has been answered
+    good = [submit(engine, f"good {number}", length=5.0, caller=f"caller {number}") for number in range(3)]
+    released.send("go")
+
+    assert type(failure(bad)) is error
+    assert [names(job) for job in good] == [[f"good {number}"] for number in range(3)]
+    assert names(first) == ["waiting"]
+    assert engine.status().largest_batch == 4
+    assert diary.items.count("bad") == 2 + times  # of four, of two, alone
+    assert_nothing_is_remembered(engine)
+
+
+def test_an_item_that_ran_out_of_memory_alone_is_told_when_to_come_back(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+
+    error = failure(submit(engine, "large", do="run out of memory"))
+
+    assert isinstance(error, errors.OutOfMemory)
+    assert "secret" not in error.message
+    assert error.retry_after_s is not None
+    assert error.retry_after_s >= 1
+    assert engine.status().events["oom_again"] == 2
+    assert engine.status().events["oom_refused"] == 1
+    assert engine.status().budget_share < 1
+    assert names(submit(engine, "small")) == ["small"]
+
+
+def test_memory_that_is_there_at_the_second_attempt_is_enough(make_engine: MakeEngine, diary: Diary) -> None:
+    engine = make_engine()
+
+    assert names(submit(engine, "large", do="run out of memory", once=True)) == ["large"]
+
+    assert diary.items == ["large", "large"]
+
+
+def test_what_ended_two_workers_is_refused_when_it_comes_again_and_nothing_else_is(
+    make_engine: MakeEngine, diary: Diary, no_backoff: None
+) -> None:
+    engine = make_engine()
+    assert isinstance(failure(submit(engine, "poison", do="die")), errors.WorkerDied)
+
+    with pytest.raises(errors.Quarantined, match="60 more minutes"):
+        submit(engine, "poison", do="die", caller="somebody else")
+
+    assert names(submit(engine, "poison", do="echo")) == ["poison"]
+    assert diary.items.count("poison") == 3
+    assert engine.status().events["quarantined"] == 1
+
+
+def test_a_worker_whose_device_broke_ends_at_once_and_is_replaced(make_engine: MakeEngine, no_backoff: None) -> None:
+    engine = make_engine()
+    first = submit(engine, "a").tickets[0].result(WAIT_S).payload.fields["pid"]
+
+    second = submit(engine, "b", do="break the device", once=True).tickets[0].result(WAIT_S).payload.fields["pid"]
+
+    assert first != second
+    assert engine.status().events["died"] == 1
+
+
+def test_a_batch_that_does_not_get_on_is_ended_though_its_worker_says_that_it_lives(
+    make_engine: MakeEngine, gate: Gate, no_backoff: None
+) -> None:
+    engine = make_engine(policy=Policy(batch_limit_s=2.0, slowness=0.0))
+    job = submit_waiting(engine, gate)
+    _, first = gate.reached()
+
+    released, second = gate.reached()  # nobody let the first one go on
+    released.send("go")
+
+    assert job.tickets[0].result(WAIT_S).payload.fields["pid"] == second != first
+    assert engine.status().events["hung"] == 1
+    assert not psutil.pid_exists(first)
+
+
+# --- memory that is given back
+
+
+def test_an_idle_worker_leaves_with_its_memory_and_comes_back_when_it_is_needed(make_engine: MakeEngine, diary: Diary) -> None:
+    steps = SimpleQueue[str]()
+    engine = make_engine(policy=Policy(idle_unload_s=1.0), memory=MemoryLog(observe=lambda sample: steps.put(sample.step)))
+    worker = psutil.Process(submit(engine, "a").tickets[0].result(WAIT_S).payload.fields["pid"])
+
+    while steps.get(timeout=WAIT_S) != "unload":
+        pass
+
+    assert_gone(worker)
+    assert engine.status().state is State.UNLOADED
+    assert engine.status().restarts == 0
+    assert engine.status().events["unloaded"] == 1
+    assert names(submit(engine, "b")) == ["b"]
+    assert diary.loads == 2
+
+
+def test_a_busy_worker_stays_however_long_it_takes(make_engine: MakeEngine, gate: Gate) -> None:
+    engine = make_engine(policy=Policy(idle_unload_s=0.0))
+    job = submit_waiting(engine, gate)
+    released, worker = gate.reached()
+    waiting = submit(engine, "b")
+
+    for _ in range(20):  # the engine's thread has been round often
+        engine.cancel(submit(engine, "nothing"))
+    released.send("go")
+
+    assert job.tickets[0].result(WAIT_S).payload.fields["pid"] == worker
+    assert waiting.tickets[0].result(WAIT_S).payload.fields["pid"] == worker
+
+
+def test_an_idle_worker_leaves_when_another_one_needs_the_memory(make_engine: MakeEngine, tmp_path: Path) -> None:
+    engine = make_engine(plan=MemoryPlan(folder=str(tmp_path / "memory")))
+    worker = psutil.Process(submit(engine, "a").tickets[0].result(WAIT_S).payload.fields["pid"])
+
+    (tmp_path / "memory" / "please-leave").write_text("1")
+
+    worker.wait(WAIT_S)
+    assert names(submit(engine, "b")) == ["b"]
+    assert engine.status().events["unloaded"] == 1
+
+
 # --- callers who leave
 
 
@@ -714,6 +850,7 @@ def test_thirty_engines_leave_no_thread_no_process_and_no_open_file_behind(diary
 APP = f"""
 import sys
 from steadyvoice.engine.budget import Budget
+from steadyvoice.engine.dispatcher import DEFAULT_POLICY, Policy
 from steadyvoice.engine.engine import Engine
 from steadyvoice.engine.tickets import Task
 from steadyvoice.engine.scheduler import Limits

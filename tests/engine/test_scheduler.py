@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from steadyvoice.engine.budget import Budget
-from steadyvoice.engine.scheduler import MAX_PADDING_SHARE, PATIENCE_S, Batch, Limits, Scheduler, ServiceClass, Work
+from steadyvoice.engine.scheduler import (
+    LONE_FAILURES,
+    MAX_PADDING_SHARE,
+    PATIENCE_S,
+    Batch,
+    Failure,
+    Limits,
+    Scheduler,
+    ServiceClass,
+    Work,
+)
 from steadyvoice.errors import Overloaded, TooLarge
 
 INTERACTIVE, BATCH = ServiceClass.INTERACTIVE, ServiceClass.BATCH
@@ -52,7 +62,7 @@ def assert_empty(scheduler: Scheduler) -> None:
     assert scheduler.next_deadline() == FOREVER
     assert not scheduler._jobs
     assert not scheduler._served
-    assert not scheduler._attempts
+    assert not scheduler._suspects
 
 
 # --- everything that may happen, in any order
@@ -82,7 +92,9 @@ class AnythingMayHappen(RuleBasedStateMachine):
         self.jobs: dict[int, Expected] = {}
         self.admitted: set[int] = set()
         self.left: Counter[int] = Counter()
-        self.failures: Counter[int] = Counter()
+        self.lone_failures: Counter[int] = Counter()
+        self.half: dict[int, set[int]] = {}  # of a batch that failed: with whom a work may run
+        self.share = 1.0
         self.on_device: dict[int, Work] = {}
 
     def backlog(self) -> float:
@@ -153,7 +165,9 @@ class AnythingMayHappen(RuleBasedStateMachine):
         assert self.on_device.items() <= waiting.items()  # so nothing cancelled, expired, running or finished
         assert len(batch.works) <= MAX_ITEMS
         padded, real = len(batch.works) * batch.longest, sum(work.length for work in batch.works)
-        assert padded <= BUDGET
+        assert padded <= (BUDGET if len(batch.works) == 1 else BUDGET * self.share)
+        for id in self.on_device:
+            assert set(self.on_device) <= self.half.get(id, set(self.on_device) - set(self.half))
         assert padded <= (1 + MAX_PADDING_SHARE) * real
         for work in batch.works:
             job = self.jobs[work.job]
@@ -179,22 +193,35 @@ class AnythingMayHappen(RuleBasedStateMachine):
         self.forget_finished_jobs()
 
     @precondition(lambda self: self.on_device)
-    @rule()
-    def the_worker_dies(self) -> None:
-        retried, lost = self.scheduler.failed(self.on_device.values())
+    @rule(failure=st.sampled_from(Failure), data=st.data())
+    def the_batch_fails(self, failure: Failure, data: st.DataObject) -> None:
+        alone = data.draw(st.booleans()) if len(self.on_device) == 1 else False  # or others had their answers before
+        works = tuple(self.on_device.values())
+        retried, lost = self.scheduler.failed(works, failure, alone)
         assert sorted(work.id for work in (*retried, *lost)) == sorted(self.on_device)
-        for work in self.on_device.values():
+        self.share = max(1 / 64, self.share / 2) if failure is Failure.OUT_OF_MEMORY else self.share
+        for work in works:
             job = self.jobs[work.job]
             del job.running[work.id]
-            self.failures[work.id] += 1
-            if job.dropped or self.failures[work.id] == 2:
+            self.lone_failures[work.id] += alone
+            if job.dropped or (alone and self.lone_failures[work.id] >= LONE_FAILURES[failure]):
                 assert work in lost
                 self.left[work.id] += 1
+                self.half.pop(work.id, None)
             else:
                 assert work in retried
                 job.waiting[work.id] = work
+        for group in (retried[: (len(retried) + 1) // 2], retried[(len(retried) + 1) // 2 :]):
+            self.half |= {work.id: {other.id for other in group} for work in group}
         self.on_device = {}
         self.forget_finished_jobs()
+
+    @precondition(lambda self: not self.on_device)
+    @rule()
+    def a_batch_went_well(self) -> None:
+        self.scheduler.went_well()
+        self.share = min(1.0, self.share + 1 / 32)
+        assert self.scheduler.share == self.share
 
     @invariant()
     def the_accounts_are_right(self) -> None:
@@ -506,7 +533,7 @@ def test_a_work_of_a_cancelled_job_is_not_tried_again_when_its_worker_dies() -> 
     assert running is not None
     queue.scheduler.cancel(job)
 
-    assert queue.scheduler.failed(running.works) == ((), running.works)
+    assert queue.scheduler.failed(running.works, Failure.DEATH, alone=True) == ((), running.works)
     assert_empty(queue.scheduler)
 
 
@@ -546,20 +573,68 @@ def test_callers_who_came_once_are_not_remembered_for_as_long_as_the_server_is_b
     assert len(queue.scheduler._served) < 10
 
 
-def test_works_whose_worker_died_go_first_again_in_their_old_order_and_each_alone() -> None:
+@pytest.mark.parametrize("poison", range(8))
+@pytest.mark.parametrize("failure", Failure)
+def test_bisection_finds_the_one_bad_work_of_a_batch_and_all_others_finish(failure: Failure, poison: int) -> None:
+    queue = Queue()
+    queue.submit(*[2.0] * 8)
+    finished, lost, batches = [], [], []
+    while batch := queue.scheduler.next_batch(0.0):
+        batches.append([work.id for work in batch.works])
+        if any(work.id == poison + 2 for work in batch.works):
+            lost += queue.scheduler.failed(batch.works, failure, alone=len(batch.works) == 1)[1]
+        else:
+            finished += batch.works
+            for work in batch.works:
+                queue.scheduler.finished(work)
+
+    assert [work.id for work in lost] == [poison + 2]
+    assert sorted(work.id for work in finished) == sorted({*range(2, 10)} - {poison + 2})
+    # One batch of eight; the halves of what failed, level by level; and as often alone as it takes.
+    assert [len(batch) for batch in batches if poison + 2 in batch] == [8, 4, 2, *[1] * LONE_FAILURES[failure]]
+    assert_empty(queue.scheduler)
+
+
+def test_suspects_run_with_nobody_but_their_half() -> None:
+    queue = Queue()
+    suspect = queue.submit(*[5.0] * 4)
+    failed = queue.scheduler.next_batch(0.0)
+    assert failed is not None
+    queue.scheduler.failed(failed.works, Failure.ERROR, alone=False)
+    newcomer = queue.submit(*[5.0] * 2, caller="ben")
+
+    batches = queue.turns(4)
+
+    assert sorted(batches) == [[suspect] * 2, [suspect] * 2, [newcomer] * 2]
+
+
+def test_works_whose_worker_died_keep_their_order_and_count_as_waiting() -> None:
     queue = Queue(budget=30.0)
     queue.submit(*[10.0] * 5)
     first = queue.scheduler.next_batch(0.0)
     assert first is not None
+    assert queue.scheduler.backlog_s == 20.0
 
-    retried, lost = queue.scheduler.failed(first.works)
+    retried, lost = queue.scheduler.failed(first.works, Failure.DEATH, alone=False)
 
     assert (retried, lost) == (first.works, ())
-    for work in first.works:  # whichever killed the worker, the others must not share a batch with it again
-        again = queue.scheduler.next_batch(1.0)
-        assert again is not None
-        assert again.works == (work,)
-    assert queue.scheduler.backlog_s == 20.0
+    assert queue.scheduler.backlog_s == 50.0
+    assert [work.id for work in (queue.run_batch() or first).works] == [first.works[0].id, first.works[1].id]
+    assert [work.id for work in (queue.run_batch() or first).works] == [first.works[2].id]
+
+
+def test_a_work_that_was_the_last_unanswered_of_its_batch_is_only_a_suspect() -> None:
+    queue = Queue()
+    queue.submit(5.0, 5.0)
+    batch = queue.scheduler.next_batch(0.0)
+    assert batch is not None
+    queue.scheduler.finished(batch.works[0])
+
+    for _ in range(3):  # and stays one however often it is in company
+        assert queue.scheduler.failed(batch.works[1:], Failure.ERROR, alone=False) == (batch.works[1:], ())
+        assert queue.scheduler.next_batch(0.0).works == batch.works[1:]  # type: ignore[union-attr]
+    queue.scheduler.finished(batch.works[1])
+    assert_empty(queue.scheduler)
 
 
 def test_a_work_whose_worker_died_twice_is_lost_and_its_job_goes_on() -> None:
@@ -567,10 +642,10 @@ def test_a_work_whose_worker_died_twice_is_lost_and_its_job_goes_on() -> None:
     job = queue.submit(30.0, 29.0)
     poison = queue.scheduler.next_batch(0.0)
     assert poison is not None
-    assert queue.scheduler.failed(poison.works) == (poison.works, ())
+    assert queue.scheduler.failed(poison.works, Failure.DEATH, alone=True) == (poison.works, ())
     assert queue.scheduler.next_batch(0.0).works == poison.works  # type: ignore[union-attr]
 
-    assert queue.scheduler.failed(poison.works) == ((), poison.works)
+    assert queue.scheduler.failed(poison.works, Failure.DEATH, alone=True) == ((), poison.works)
 
     assert queue.turns(2) == [[job]]
     assert_empty(queue.scheduler)
@@ -581,8 +656,43 @@ def test_a_work_that_is_answered_after_one_death_is_forgotten() -> None:
     queue.submit(30.0)
     batch = queue.scheduler.next_batch(0.0)
     assert batch is not None
-    queue.scheduler.failed(batch.works)
+    queue.scheduler.failed(batch.works, Failure.DEATH, alone=True)
 
     queue.turns(1)
 
     assert_empty(queue.scheduler)
+
+
+def test_after_memory_ran_out_batches_are_half_as_large_and_grow_again_slowly() -> None:
+    queue = Queue()
+    queue.submit(*[5.0] * 600)
+
+    def size() -> int:
+        batch = queue.run_batch()
+        assert batch is not None
+        queue.scheduler.went_well()
+        return len(batch.works)
+
+    assert size() == 6
+    failed = queue.scheduler.next_batch(0.0)
+    assert failed is not None
+    queue.scheduler.failed(failed.works, Failure.OUT_OF_MEMORY, alone=False)
+
+    assert [size() for _ in range(2)] == [3, 3]  # the two halves
+    sizes = [size() for _ in range(20)]
+    assert sizes[0] == 3
+    assert sizes[-1] == 6
+    assert sizes == sorted(sizes)
+    assert queue.scheduler.share == 1.0
+
+
+def test_however_often_memory_runs_out_one_work_alone_may_run() -> None:
+    queue = Queue()
+    queue.submit(*[30.0] * 20)
+    for _ in range(10):
+        batch = queue.scheduler.next_batch(0.0)
+        assert batch is not None
+        queue.scheduler.failed(batch.works, Failure.OUT_OF_MEMORY, alone=True)
+
+    assert queue.scheduler.share == 1 / 64
+    assert len((queue.run_batch() or batch).works) == 1

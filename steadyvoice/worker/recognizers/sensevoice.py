@@ -18,7 +18,7 @@ import yaml
 from numpy.typing import NDArray
 from sentencepiece import SentencePieceProcessor
 
-from steadyvoice.protocol import ItemError, Items, ModelInfo, Outcome, Recognition, RecognizeItem, Word
+from steadyvoice.protocol import ItemError, Items, ModelInfo, Outcome, Payload, Recognition, RecognizeItem, Word
 from steadyvoice.worker.recognizers.filterbank import FilterBank, FilterBankConfig, read_mvn
 from steadyvoice.worker.recognizers.sensevoice_encoder import QUERIES, EncoderConfig, choose_precision, load_network
 from steadyvoice.worker.recognizers.tags import emotion_of, events_of, language_of
@@ -107,6 +107,11 @@ class SenseVoiceRecognizer:
                 yield outcome
                 answered += 1
         yield from (outcome for outcome in outcomes[answered:] if outcome is not None)
+
+    def example(self, seconds: float) -> Payload:
+        """Noise of that length, to measure on."""
+        samples = np.random.default_rng(0).normal(0, 0.1, int(seconds * self.filterbank.config.fs))
+        return RecognizeItem(samples.astype(np.float32)).to_payload()
 
     def recognize(self, items: Sequence[RecognizeItem]) -> list[Recognition]:
         """One forward pass."""

@@ -1,0 +1,130 @@
+"""The memory of the device that the model is on, as its process sees it: measured, bounded, trimmed.
+
+A GPU where torch has been brought to use one, else RAM. Imports the standard library only; torch is asked only where the engine
+has imported it already.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from steadyvoice.memory import rss_bytes
+
+PAGE_RATIO = 2.0  # of reserved over allocated from which on a cache is worth emptying
+CLEAR_PEAK = "5"  # /proc/PID/clear_refs: the highest resident set counts from here on
+
+
+class Device:
+    """What the worker measures and gives back. `reserve` bytes of the device are to stay free."""
+
+    def __init__(self, trim: str = "pressure", reserve: int = 0) -> None:
+        """`trim`: when cached memory is given back: always (after every batch), pressure, or never."""
+        self._trim = trim
+        self._reserve = reserve
+        self._before = 0
+
+    @property
+    def name(self) -> str:
+        """For the key of a measurement: the card, or cpu."""
+        torch = cuda()
+        return str(torch.cuda.get_device_name()) if torch else "cpu"
+
+    def held(self) -> int:
+        """Bytes of live tensors; on a CPU the resident set."""
+        torch = cuda()
+        return int(torch.cuda.memory_allocated()) if torch else rss_bytes()
+
+    def free(self) -> int:
+        """Bytes that this process could still have: what nobody holds and what its own cache holds idle."""
+        torch = cuda()
+        if torch:
+            return int(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
+        return free_ram()
+
+    def start_measuring(self) -> None:
+        torch = cuda()
+        if torch:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            _write("/proc/self/clear_refs", CLEAR_PEAK)
+        self._before = self.held()
+
+    def used(self) -> int:
+        """The most that was held at a time since `start_measuring`, beyond what was held then."""
+        torch = cuda()
+        peak = int(torch.cuda.max_memory_allocated()) if torch else peak_rss()
+        return max(0, peak - self._before)
+
+    def bound(self, limit: int) -> None:
+        """Let torch refuse to reserve more than `limit` bytes of a card in all."""
+        torch = cuda()
+        if torch:
+            total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total))
+
+    def after_batch(self) -> None:
+        """Give back what the policy says."""
+        if self._trim == "always" or (self._trim == "pressure" and self._under_pressure()):
+            self.trim()
+
+    def trim(self) -> None:
+        """Give back everything that no live object holds."""
+        gc.collect()
+        torch = cuda()
+        if torch:
+            torch.cuda.empty_cache()
+        _malloc_trim()
+
+    def _under_pressure(self) -> bool:
+        torch = cuda()
+        if torch:
+            reserved, allocated = torch.cuda.memory_reserved(), torch.cuda.memory_allocated()
+            return bool(torch.cuda.mem_get_info()[0] < self._reserve or reserved > PAGE_RATIO * allocated)
+        return free_ram() < self._reserve
+
+
+def cuda() -> Any:
+    """The torch module if this process has used a GPU with it, else None."""
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch
+    return None
+
+
+def free_ram() -> int:
+    """Bytes that could be had without swapping: what the kernel says, or less where a cgroup allows less."""
+    available = 1_024 * int(_search(r"MemAvailable:\s+(\d+)", "/proc/meminfo") or 0)
+    limit, used = (_search(r"^(\d+)", f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    return min(available, max(0, int(limit) - int(used))) if limit and used else available
+
+
+def peak_rss() -> int:
+    """Bytes: the highest resident set of this process since its start, or since it was cleared."""
+    return 1_024 * int(_search(r"VmHWM:\s+(\d+)", "/proc/self/status") or 0)
+
+
+def _malloc_trim() -> None:
+    trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim is not None:
+        trim(0)
+
+
+def _search(pattern: str, path: str) -> str | None:
+    try:
+        found = re.search(pattern, Path(path).read_text(encoding="ascii", errors="replace"), re.MULTILINE)
+    except OSError:
+        return None
+    return found[1] if found else None
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        Path(path).write_text(text, encoding="ascii")
+    except OSError:
+        pass  # the peak then counts from the start of the process: too much is better than too little

@@ -1,0 +1,31 @@
+"""What an exception of a model means for its worker. Knows torch's errors by name and imports nothing of it."""
+
+from __future__ import annotations
+
+import enum
+
+# Of CUDA: after one of these every later call on the device fails too, or worse, answers with garbage.
+STICKY = (
+    *("device-side assert", "illegal memory access", "unspecified launch failure", "illegal instruction", "misaligned address"),
+    *("hardware stack error", "uncorrectable", "device is lost", "gpu is lost", "launch timed out"),
+)
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "status_alloc_failed")
+
+
+class Fault(enum.Enum):
+    """The values are those of `steadyvoice.engine.scheduler.Failure`, but for the last."""
+
+    OUT_OF_MEMORY = "oom"
+    ERROR = "error"
+    STICKY = "sticky"  # the device is lost to this process: only a new one can go on
+
+
+def fault_of(error: BaseException) -> Fault:
+    """By type where it tells, else by what the message says."""
+    text = str(error).lower()
+    if any(sign in text for sign in STICKY):
+        return Fault.STICKY
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if isinstance(error, MemoryError) or "OutOfMemoryError" in names or any(sign in text for sign in OUT_OF_MEMORY):
+        return Fault.OUT_OF_MEMORY
+    return Fault.ERROR

@@ -1,0 +1,25 @@
+"""The text-to-speech app on `ChaoticSynthesizer`, for what looks at it from outside. Run with OOM_SHARE as its argument."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import app_tts  # noqa: E402
+from steadyvoice.engine.worker_handle import WorkerSpec  # noqa: E402
+from steadyvoice.serving.run import run_app  # noqa: E402
+from steadyvoice.serving.service import Service  # noqa: E402
+from steadyvoice.settings import Settings  # noqa: E402
+
+ENGINE = "tests.end_to_end.chaotic_synthesizer:ChaoticSynthesizer"
+OOM_SHARE = 0.05
+
+
+def build_app(settings: Settings) -> object:
+    return app_tts.build_app(settings, Service(settings, "tts", WorkerSpec(ENGINE, {"oom_share": OOM_SHARE})))
+
+
+if __name__ == "__main__":
+    run_app(build_app, lambda settings: settings.tts_port)  # type: ignore[arg-type]
