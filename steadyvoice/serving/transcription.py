@@ -166,9 +166,9 @@ class Transcriber:
         loaded = asyncio.wrap_future(service.engine.load())  # if it is not yet: meanwhile the speech is found
         loaded.add_done_callback(_heed)
         spans = await service.on_host(partial(segment, samples, self._cuts(options)))
-        known = service.engine.status().longest_s
+        expected_s = service.engine.status().longest_s
         await asyncio.wait({loaded}, timeout=service.settings.request_timeout_s)
-        if service.engine.status().longest_s < known:  # only now it is known what fits the device
+        if service.engine.status().longest_s < expected_s:  # only now it is known what fits the device
             spans = await service.on_host(partial(segment, samples, self._cuts(options)))
         service.memory.step("segment")
         job = self._submit(samples, spans, options, caller)

@@ -1,6 +1,6 @@
 """Many callers of an app whose engine breaks all the time: each outcome is looked at, and the app's memory.
 
-Memory runs out in one batch of twenty, one request of `POISON_EVERY` is poison (every other one ends the worker, the rest make the
+Memory runs out in one batch of twenty, one request of `POISON_EVERY` is poison (half of them end the worker, the others make the
 model raise), and the worker is killed every `kill_every_s`. Shared by the test and by bench/chaos.py.
 """
 

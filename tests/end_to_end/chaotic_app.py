@@ -7,11 +7,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import app_tts  # noqa: E402
-from steadyvoice.engine.worker_handle import WorkerSpec  # noqa: E402
-from steadyvoice.serving.run import run_app  # noqa: E402
-from steadyvoice.serving.service import Service  # noqa: E402
-from steadyvoice.settings import Settings  # noqa: E402
+import app_tts
+from steadyvoice.engine.worker_handle import WorkerSpec
+from steadyvoice.serving.run import run_app
+from steadyvoice.serving.service import Service
+from steadyvoice.settings import Settings
 
 ENGINE = "tests.end_to_end.chaotic_synthesizer:ChaoticSynthesizer"
 OOM_SHARE = 0.05

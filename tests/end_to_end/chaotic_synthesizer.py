@@ -21,7 +21,7 @@ class ChaoticSynthesizer:
 
     def __init__(self, oom_share: float = 0.0, max_batch_items: int = 8) -> None:
         self._oom_share = oom_share
-        self._random = random.Random()  # noqa: S311 - and another one in every process
+        self._random = random.Random()
         self.info = ModelInfo("chaos", "1", max_batch_items)
 
     def run(self, items: Items) -> Iterator[Outcome]:
