@@ -17,7 +17,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import islice
 from multiprocessing.connection import Connection
@@ -25,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from steadyvoice.memory import sample
-from steadyvoice.protocol import HEARTBEAT_S, BatchBudget, ItemError, MemoryPlan, Message, Payload, decode, encode
+from steadyvoice.protocol import HEARTBEAT_S, ItemError, MemoryPlan, Message, Payload, decode, encode
 from steadyvoice.worker.device import Device
 from steadyvoice.worker.faults import Fault, fault_of
 from steadyvoice.worker.models import Model, load_model
-from steadyvoice.worker.profile import SHAPES, Point, cost_of, describe
+from steadyvoice.worker.profile import budget_of
 from steadyvoice.worker.sharing import SharedDevice
 
 log = logging.getLogger("steadyvoice.worker")
@@ -38,8 +37,6 @@ FOLDER = re.compile(r"(?:/[^/\s'\"]+)*/(?=[^/\s])")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 EXIT_STICKY = 75
 LEAVE_WAIT_S = 10.0  # for an idle worker of another app to leave
-BOUND_SLACK = 1.15  # torch may reserve so much of what it is expected to allocate, as memory comes in pieces
-RECYCLE_BUDGETS, RECYCLE_SLACK = 2.0, 256_000_000  # over the model and so many batches and bytes, memory has crept away
 
 
 class Pipe:
@@ -143,49 +140,6 @@ def _load(pipe: Pipe, arguments: dict[str, Any], device: Device, shared: SharedD
     memory = sample("load", "worker").as_dict()
     pipe.send("loaded", model=info, memory=memory, budget=asdict(budget) if budget else None)
     return model
-
-
-def budget_of(model: Model, device: Device, shared: SharedDevice, plan: MemoryPlan, key: dict[str, Any]) -> BatchBudget | None:
-    """What one batch may take, by what it was measured to take and by what is free; None where the model offers no example.
-
-    Raises:
-        MemoryError: not even one second of audio fits.
-    """
-    example = getattr(model, "example", None)
-    if example is None or not plan.padded_s:
-        return None
-    key = {**key, "model": model.info.name, "revision": model.info.revision, "device": device.name}
-    folder = Path(plan.folder) / "profiles" if plan.folder else None
-    shapes = [shape for shape in SHAPES if shape[0] * shape[1] <= plan.padded_s]
-    cost = cost_of(key, folder, lambda: sweep(model, device, shapes))
-    fixed, linear, quadratic = cost
-    need = fixed + plan.padded_s * (linear + quadratic * plan.padded_s)  # one item as long as a whole batch costs most
-    held = device.held()
-    room = device.free() - plan.reserve - shared.claimed_by_others()
-    if plan.limit is not None:
-        room = min(room, plan.limit - held)
-    size = min(need, room)
-    if size < fixed + linear + quadratic:
-        raise MemoryError(
-            f"out of memory: a batch of one second takes {(fixed + linear + quadratic) / 1e6:.0f} MB beside the model's "
-            f"{held / 1e6:.0f} MB, and there are {max(0, room) / 1e6:.0f} MB"
-        )
-    shared.claim(int(size))
-    device.bound(int((held + size) * BOUND_SLACK))
-    log.info("budget of a batch: %.0f MB of %.0f MB that are free; %s", size / 1e6, room / 1e6, describe(cost))
-    return BatchBudget(size, fixed, linear, quadratic, recycle_bytes=held + RECYCLE_BUDGETS * size + RECYCLE_SLACK)
-
-
-def sweep(model: Model, device: Device, shapes: Sequence[tuple[int, float]]) -> list[Point]:
-    """Run a batch of noise of each shape: (items, seconds, the most bytes that it held)."""
-    example: Callable[[float], Payload] = model.example  # type: ignore[attr-defined]
-    points = []
-    for items, seconds in shapes:
-        device.start_measuring()
-        for _ in model.run([example(seconds)] * items):
-            pass
-        points.append((items, seconds, device.used()))
-    return points
 
 
 def _read(connection: Connection, inbox: queue.SimpleQueue[Message]) -> None:

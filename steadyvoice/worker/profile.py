@@ -19,15 +19,65 @@ from typing import Any
 
 import numpy as np
 
+from steadyvoice.protocol import BatchBudget, MemoryPlan, Payload
+from steadyvoice.worker.device import Device
+from steadyvoice.worker.models import Model
+from steadyvoice.worker.sharing import SharedDevice
+
 log = logging.getLogger("steadyvoice.worker")
 
 # (items, seconds): enough to tell the three terms apart, and over in a second or two even on a CPU.
 SHAPES = ((1, 1.0), (1, 6.0), (4, 3.0), (1, 15.0), (2, 10.0), (1, 30.0))
 MARGIN = 1.1  # on top of what was measured: other audio, other fragments of memory
+BOUND_SLACK = 1.15  # torch may reserve so much of what it is expected to allocate, as memory comes in pieces
+RECYCLE_BUDGETS, RECYCLE_SLACK = 2.0, 256_000_000  # over the model and so many batches and bytes, memory has crept away
 VERSION = 1  # of the file's contents
 
 Cost = tuple[float, float, float]  # fixed, linear, quadratic
 Point = tuple[int, float, int]  # items, longest in seconds, bytes
+
+
+def budget_of(model: Model, device: Device, shared: SharedDevice, plan: MemoryPlan, key: dict[str, Any]) -> BatchBudget | None:
+    """What one batch may take, by what it was measured to take and by what is free; None where the model offers no example.
+
+    Raises:
+        MemoryError: not even one second of audio fits.
+    """
+    example = getattr(model, "example", None)
+    if example is None or not plan.padded_s:
+        return None
+    key = {**key, "model": model.info.name, "revision": model.info.revision, "device": device.name}
+    folder = Path(plan.folder) / "profiles" if plan.folder else None
+    shapes = [shape for shape in SHAPES if shape[0] * shape[1] <= plan.padded_s]
+    cost = cost_of(key, folder, lambda: sweep(model, device, shapes))
+    fixed, linear, quadratic = cost
+    need = fixed + plan.padded_s * (linear + quadratic * plan.padded_s)  # one item as long as a whole batch costs most
+    held = device.held()
+    room = device.free() - plan.reserve - shared.claimed_by_others()
+    if plan.limit is not None:
+        room = min(room, plan.limit - held)
+    size = min(need, room)
+    if size < fixed + linear + quadratic:
+        raise MemoryError(
+            f"out of memory: a batch of one second takes {(fixed + linear + quadratic) / 1e6:.0f} MB beside the model's "
+            f"{held / 1e6:.0f} MB, and there are {max(0, room) / 1e6:.0f} MB"
+        )
+    shared.claim(int(size))
+    device.bound(int((held + size) * BOUND_SLACK))
+    log.info("budget of a batch: %.0f MB of %.0f MB that are free; %s", size / 1e6, room / 1e6, describe(cost))
+    return BatchBudget(size, fixed, linear, quadratic, recycle_bytes=held + RECYCLE_BUDGETS * size + RECYCLE_SLACK)
+
+
+def sweep(model: Model, device: Device, shapes: Sequence[tuple[int, float]]) -> list[Point]:
+    """Run a batch of noise of each shape: (items, seconds, the most bytes that it held)."""
+    example: Callable[[float], Payload] = model.example  # type: ignore[attr-defined]
+    points = []
+    for items, seconds in shapes:
+        device.start_measuring()
+        for _ in model.run([example(seconds)] * items):
+            pass
+        points.append((items, seconds, device.used()))
+    return points
 
 
 def cost_of(key: dict[str, Any], folder: Path | None, measure: Callable[[], Sequence[Point]]) -> Cost:

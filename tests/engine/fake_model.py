@@ -10,6 +10,8 @@ from pathlib import Path
 
 from steadyvoice.protocol import ItemError, Items, ModelInfo, Outcome, Payload
 
+MB_PER_S = 4_000_000  # bytes that `HungryModel` holds for each second of audio in a batch
+
 
 class FakeModel:
     def __init__(self, diary: str, failing_loads: int = 0, max_batch_items: int = 4, ballast: int = 0) -> None:
@@ -55,3 +57,16 @@ class FakeModel:
     def _note(self, line: str) -> None:
         with self._diary.open("a") as diary:
             diary.write(f"{line}\n")
+
+
+class HungryModel(FakeModel):
+    """Holds memory in proportion to what it is given, all items at once, and can be measured."""
+
+    def example(self, seconds: float) -> Payload:
+        return Payload({"name": "example", "seconds": seconds})
+
+    def run(self, items: Items) -> Iterator[Outcome]:
+        longest = max(float(item.fields["seconds"]) for item in items)
+        activations = bytearray(b"1") * int(len(items) * longest * MB_PER_S)
+        del activations
+        yield from super().run(items)

@@ -21,7 +21,7 @@ import pytest
 from steadyvoice import errors
 from steadyvoice.engine import worker_slot as module
 from steadyvoice.engine.budget import Budget
-from steadyvoice.engine.dispatcher import DEFAULT_POLICY, Policy
+from steadyvoice.engine.dispatcher import DEFAULT_POLICY, EngineStatus, Policy
 from steadyvoice.engine.engine import Engine
 from steadyvoice.engine.scheduler import Limits
 from steadyvoice.engine.tickets import Answer, JobHandle, Task
@@ -29,6 +29,7 @@ from steadyvoice.engine.worker_handle import WorkerHandle, WorkerSpec
 from steadyvoice.engine.worker_slot import State
 from steadyvoice.memory import MemoryLog, MemorySample
 from steadyvoice.protocol import MemoryPlan, Message, ModelInfo, Payload
+from tests.engine.fake_model import MB_PER_S
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FAKE = "tests.engine.fake_model:FakeModel"
@@ -607,6 +608,60 @@ def test_a_busy_worker_stays_however_long_it_takes(make_engine: MakeEngine, gate
 
     assert job.tickets[0].result(WAIT_S).payload.fields["pid"] == worker
     assert waiting.tickets[0].result(WAIT_S).payload.fields["pid"] == worker
+
+
+def hungry(diary: Diary, **plan: Any) -> WorkerSpec:
+    return WorkerSpec("tests.engine.fake_model:HungryModel", {"diary": str(diary.path)}, memory=MemoryPlan(padded_s=30.0, **plan))
+
+
+def loaded(spec: WorkerSpec) -> tuple[EngineStatus, int]:
+    """What an engine says after its model has loaded, and what its worker held then."""
+    memory = MemoryLog()
+    with Engine(spec, Limits(Budget(30.0), 1e6), memory) as engine:
+        engine.load().result(WAIT_S)
+        return engine.status(), memory.samples()[-1].rss
+
+
+def test_a_model_that_can_be_measured_is_budgeted_in_bytes(diary: Diary, tmp_path: Path) -> None:
+    status, _ = loaded(hungry(diary, folder=str(tmp_path)))
+
+    assert status.budget_bytes == pytest.approx(1.1 * 30 * MB_PER_S, rel=0.3)  # one batch of 30 padded seconds, and a margin
+    assert status.longest_s == pytest.approx(30.0, rel=0.01)
+    measured = diary.items.count("example")
+    assert measured > 5
+    assert loaded(hungry(diary, folder=str(tmp_path)))[0].budget_bytes == status.budget_bytes
+    assert diary.items.count("example") == measured  # and not measured again
+
+
+def test_where_less_memory_is_allowed_segments_are_to_be_shorter(diary: Diary, tmp_path: Path) -> None:
+    _, held = loaded(hungry(diary, folder=str(tmp_path)))
+
+    status, _ = loaded(hungry(diary, folder=str(tmp_path), limit=held + 12 * MB_PER_S))
+
+    assert 3 < status.longest_s < 20
+    assert status.budget_bytes is not None
+    assert status.budget_bytes < 20 * MB_PER_S
+
+
+def test_a_model_beside_which_not_one_second_fits_is_not_loaded(diary: Diary, long_backoff: None) -> None:
+    with (
+        Engine(hungry(diary, limit=1_000_000), Limits(Budget(30.0), 1e6)) as engine,
+        pytest.raises(
+            errors.EngineUnavailable, match=r"a batch of one second takes \d+ MB beside the model's \d+ MB, and there are 0 MB"
+        ),
+    ):
+        engine.load().result(WAIT_S)
+
+
+def test_a_worker_that_holds_too_much_is_replaced_between_batches_and_nobody_notices(diary: Diary) -> None:
+    with Engine(hungry(diary), Limits(Budget(30.0), 1e6)) as engine:
+        grow = {"seconds": 1.0, "do": "grow", "bytes": 900_000_000}
+        first = submit(engine, "a", **grow).tickets[0].result(WAIT_S).payload.fields["pid"]
+        second = submit(engine, "b", seconds=1.0).tickets[0].result(WAIT_S).payload.fields["pid"]
+
+        assert first != second
+        assert engine.status().events["recycled"] == 1
+        assert engine.status().restarts == 0
 
 
 def test_an_idle_worker_leaves_when_another_one_needs_the_memory(make_engine: MakeEngine, tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steadyvoice.worker.profile import MARGIN, SHAPES, Point, cost_of, fit
+from steadyvoice.protocol import Items, MemoryPlan, ModelInfo, Outcome, Payload
+from steadyvoice.worker.device import Device
+from steadyvoice.worker.profile import MARGIN, SHAPES, Point, budget_of, cost_of, fit
+from steadyvoice.worker.sharing import SharedDevice
 
 KEY = {"engine": "sensevoice", "precision": "int8", "device": "cpu"}
 
@@ -66,3 +70,93 @@ def test_a_folder_that_cannot_be_written_costs_nothing_else(tmp_path: Path) -> N
     (tmp_path / "file").write_text("not a folder")
 
     assert cost_of(KEY, tmp_path / "file" / "folder", lambda: points(1e6, 2e6, 0)) == fit(points(1e6, 2e6, 0))
+
+
+# --- the budget that follows
+
+
+MB = 1_000_000
+
+
+class MeasurableModel:
+    info = ModelInfo("measurable", "1", 8)
+
+    def example(self, seconds: float) -> Payload:
+        return Payload({"seconds": seconds})
+
+    def run(self, items: Items) -> Iterator[Outcome]:
+        yield from items
+
+
+class DeviceOfKnownSize(Device):
+    """One that holds 500 MB, has 300 MB free, and whose batches take 1 MB and 2 MB per second."""
+
+    bounded = 0
+    shape = (0, 0.0)
+
+    def held(self) -> int:
+        return 500 * MB
+
+    def free(self) -> int:
+        return 300 * MB
+
+    def start_measuring(self) -> None:
+        self.shapes = iter(SHAPES) if not hasattr(self, "shapes") else self.shapes
+
+    def used(self) -> int:
+        items, seconds = next(self.shapes)
+        return round(MB + 2 * MB * items * seconds)
+
+    def bound(self, limit: int) -> None:
+        self.bounded = limit
+
+
+class DeviceSharedWith(SharedDevice):
+    def __init__(self, others: int) -> None:
+        super().__init__(None)
+        self.others, self.claimed = others, 0
+
+    def claimed_by_others(self) -> int:
+        return self.others
+
+    def claim(self, size: int) -> None:
+        self.claimed = size
+
+
+NEED = MARGIN * (1 + 30 * 2) * MB  # of a batch of 30 padded seconds
+
+
+@pytest.mark.parametrize(
+    ("plan", "others", "expected"),
+    [
+        (MemoryPlan(padded_s=30.0), 0, NEED),  # no more than a batch can come to
+        (MemoryPlan(padded_s=30.0, reserve=250 * MB), 0, 50 * MB),  # what is free but for the reserve
+        (MemoryPlan(padded_s=30.0, limit=540 * MB), 0, 40 * MB),  # what is allowed but for the model
+        (MemoryPlan(padded_s=30.0, reserve=100 * MB), 170 * MB, 30 * MB),  # and never what another has claimed
+    ],
+)
+def test_a_budget_is_what_a_batch_needs_and_what_there_is_for_it(plan: MemoryPlan, others: int, expected: float) -> None:
+    device, shared = DeviceOfKnownSize(), DeviceSharedWith(others)
+
+    budget = budget_of(MeasurableModel(), device, shared, plan, KEY)
+
+    assert budget is not None
+    assert budget.bytes == pytest.approx(expected, rel=0.01)
+    assert shared.claimed == pytest.approx(expected, rel=0.01)
+    assert 500 * MB + expected < device.bounded < 1.2 * (500 * MB + expected)
+    assert budget.recycle_bytes > 500 * MB + 2 * expected
+
+
+def test_a_device_on_which_not_one_second_fits_is_out_of_memory() -> None:
+    with pytest.raises(MemoryError, match=r"takes 3 MB beside the model's 500 MB, and there are 2 MB"):
+        budget_of(MeasurableModel(), DeviceOfKnownSize(), DeviceSharedWith(298 * MB), MemoryPlan(padded_s=30.0), KEY)
+
+
+def test_a_model_without_an_example_has_no_budget_in_bytes() -> None:
+    class Plain:
+        info = ModelInfo("plain", "1", 1)
+
+        def run(self, items: Items) -> Iterator[Outcome]:
+            yield from items
+
+    assert budget_of(Plain(), DeviceOfKnownSize(), DeviceSharedWith(0), MemoryPlan(padded_s=30.0), KEY) is None
