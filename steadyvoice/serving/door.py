@@ -2,28 +2,46 @@
 
 A place is taken before an upload is decoded, so that what a request costs on this side of the engine is bounded too. The
 page and the API go through the same door. Thread-safe; knows nothing of what the requests want.
+
+Whoever is refused is told when to come back, and no two are told the same moment: each gets the next place that should fall free,
+by the rate at which people leave. If all were sent away for the same second, all but a few would be refused again.
 """
 
 from __future__ import annotations
 
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from steadyvoice.errors import EngineUnavailable, Overloaded
 from steadyvoice.serving.hardware import Admission
 
+LEAVES_KEPT = 64  # of which the pace is taken
+LONGEST_WAIT_S = 3_600.0
+
 
 class Door:
     """`with door.enter():` around one request."""
 
-    def __init__(self, admission: Admission, retry_after: Callable[[], float], on_change: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        retry_after: Callable[[], float],
+        on_change: Callable[[int], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`retry_after` gives the seconds after which the engine should have done what it has now."""
         self.admission = admission
         self._retry_after = retry_after
         self._on_change = on_change
+        self._now = clock
+        self._left: deque[float] = deque(maxlen=LEAVES_KEPT)  # when somebody left, since the house was last empty
+        self._promised = 0.0  # the last moment that somebody was told to come back at
         self._inside = 0
         self._closing = False
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(threading.RLock())
 
     @contextmanager
     def enter(self) -> Iterator[None]:
@@ -35,12 +53,15 @@ class Door:
         """
         with self._changed:
             self.check()
+            if not self._inside:
+                self._left.clear()
             self._inside += 1
             self._on_change(self._inside)
         try:
             yield
         finally:
             with self._changed:
+                self._left.append(self._now())
                 self._inside -= 1
                 self._on_change(self._inside)
                 self._changed.notify_all()
@@ -53,8 +74,18 @@ class Door:
             raise Overloaded(
                 f"{self._inside} requests are in progress and that is the limit "
                 f"({self.admission.concurrency} at work, {self.admission.queue_size} waiting)",
-                retry_after_s=self._retry_after(),
+                retry_after_s=self._next_place_s(),
             )
+
+    def _next_place_s(self) -> float:
+        """Seconds until a place that nobody else was told of should be free."""
+        with self._changed:
+            now, soonest = self._now(), self._retry_after()
+            between_s = soonest / self.admission.capacity
+            if len(self._left) > 1:
+                between_s = (self._left[-1] - self._left[0]) / (len(self._left) - 1)
+            self._promised = min(max(now + soonest, self._promised + between_s), now + LONGEST_WAIT_S)
+            return self._promised - now
 
     @property
     def inside(self) -> int:

@@ -50,3 +50,26 @@ def test_a_closing_door_lets_nobody_in_and_waits_for_those_inside() -> None:
     leave.set()
     assert front.wait_empty(30)
     visitor.join()
+
+
+def test_those_who_are_refused_are_told_to_come_one_after_the_other_at_the_pace_at_which_people_leave() -> None:
+    now = 1_000.0
+    front = Door(Admission(1, 1), lambda: 7.0, lambda _: None, clock=lambda: now)
+
+    def refused() -> float:
+        with pytest.raises(Overloaded) as refusal:
+            front.check()
+        assert refusal.value.retry_after_s is not None
+        return refusal.value.retry_after_s
+
+    with front.enter():
+        for _ in range(10):  # somebody leaves every two seconds
+            with front.enter():
+                now += 2.0
+        with front.enter():
+            assert [refused() for _ in range(4)] == [7.0, 9.0, 11.0, 13.0]
+            now += 100.0
+            assert [refused() for _ in range(2)] == [7.0, 9.0]  # what was promised is past
+            for _ in range(10_000):
+                refused()
+            assert refused() == 3_600.0

@@ -1,0 +1,26 @@
+"""The text-to-speech app on `TimedSynthesizer`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import app_tts
+from steadyvoice.engine.worker_handle import WorkerSpec
+from steadyvoice.serving.run import run_app
+from steadyvoice.serving.service import Service
+from steadyvoice.settings import Settings
+
+ENGINE = "tests.end_to_end.timed_synthesizer:TimedSynthesizer"
+BATCH_S, BATCH_ITEMS = 0.25, 4
+
+
+def build_app(settings: Settings) -> object:
+    worker = WorkerSpec(ENGINE, {"batch_s": BATCH_S, "max_batch_items": BATCH_ITEMS})
+    return app_tts.build_app(settings, Service(settings, "tts", worker))
+
+
+if __name__ == "__main__":
+    run_app(build_app, lambda settings: settings.tts_port)  # type: ignore[arg-type]
