@@ -23,8 +23,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from steadyvoice.memory import sample
-from steadyvoice.protocol import HEARTBEAT_S, ItemError, MemoryPlan, Message, Payload, decode, encode
+from steadyvoice.memory import MemorySample, sample
+from steadyvoice.protocol import HEARTBEAT_S, BatchBudget, ItemError, MemoryPlan, Message, Payload, decode, encode
 from steadyvoice.worker.device import Device
 from steadyvoice.worker.faults import Fault, fault_of
 from steadyvoice.worker.models import Model, load_model
@@ -119,26 +119,34 @@ def run_batch(pipe: Pipe, model: Model, device: Device, message: Message) -> Non
 def _load(pipe: Pipe, arguments: dict[str, Any], device: Device, shared: SharedDevice) -> Model:
     plan = MemoryPlan(**arguments["memory"])
     engine, options = arguments["engine"], arguments["options"]
+
+    def load() -> tuple[Model, MemorySample, BatchBudget | None]:
+        model = load_model(engine, options)
+        device.at_rest()
+        at_rest = sample("load", "worker")
+        return model, at_rest, budget_of(model, device, shared, plan, {"engine": engine, "options": options})
+
     try:
         with shared.loading():
             try:
-                model = load_model(engine, options)
-                budget = budget_of(model, device, shared, plan, {"engine": engine, "options": options})
+                model, at_rest, budget = load()
             except Exception as error:
                 if fault_of(error) is not Fault.OUT_OF_MEMORY or not shared.ask_others_to_leave(LEAVE_WAIT_S):
                     raise
+                asked = True
+            else:
+                asked = False
+            if asked:  # only now the exception has let go of what was loaded
                 log.warning("another worker has left, which was asked to: loading again")
                 device.trim()
-                model = load_model(engine, options)
-                budget = budget_of(model, device, shared, plan, {"engine": engine, "options": options})
+                model, at_rest, budget = load()
     except Exception as error:
         log.exception("loading %s failed", engine)
         # Callers will read it: file names help them, folders are nobody's business.
         pipe.send("load_failed", reason=f"{type(error).__name__}: {FOLDER.sub('', str(error))}")
         raise SystemExit(1) from error
     info = {"name": model.info.name, "revision": model.info.revision, "max_batch_items": model.info.max_batch_items}
-    memory = sample("load", "worker").as_dict()
-    pipe.send("loaded", model=info, memory=memory, budget=asdict(budget) if budget else None)
+    pipe.send("loaded", model=info, memory=at_rest.as_dict(), budget=asdict(budget) if budget else None)
     return model
 
 

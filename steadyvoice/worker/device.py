@@ -27,7 +27,7 @@ class Device:
         """`trim`: when cached memory is given back: always (after every batch), pressure, or never."""
         self._trim = trim
         self._reserve = reserve
-        self._before = 0
+        self._at_rest = 0
 
     @property
     def name(self) -> str:
@@ -47,19 +47,25 @@ class Device:
             return int(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
         return free_ram()
 
+    def at_rest(self) -> None:
+        """The model has loaded, and nothing runs: what is held from now on beyond this is what batches take."""
+        self._at_rest = self.held()
+
     def start_measuring(self) -> None:
         torch = cuda()
         if torch:
             torch.cuda.reset_peak_memory_stats()
         else:
             _write("/proc/self/clear_refs", CLEAR_PEAK)
-        self._before = self.held()
 
     def used(self) -> int:
-        """The most that was held at a time since `start_measuring`, beyond what was held then."""
+        """The most that was held at a time since `start_measuring`, beyond what is held at rest.
+
+        On a CPU that counts what earlier batches left behind: the allocator keeps it for the next one.
+        """
         torch = cuda()
         peak = int(torch.cuda.max_memory_allocated()) if torch else peak_rss()
-        return max(0, peak - self._before)
+        return max(0, peak - self._at_rest)
 
     def bound(self, limit: int) -> None:
         """Let torch refuse to reserve more than `limit` bytes of a card in all."""

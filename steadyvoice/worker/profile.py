@@ -26,8 +26,8 @@ from steadyvoice.worker.sharing import SharedDevice
 
 log = logging.getLogger("steadyvoice.worker")
 
-# (items, seconds): enough to tell the three terms apart, and over in a second or two even on a CPU.
-SHAPES = ((1, 1.0), (1, 6.0), (4, 3.0), (1, 15.0), (2, 10.0), (1, 30.0))
+# (items, seconds): enough to tell the three terms apart, the largest batch among them, and over in a second or two even on a CPU.
+SHAPES = ((1, 1.0), (1, 8.0), (3, 3.0), (1, 30.0))
 MARGIN = 1.1  # on top of what was measured: other audio, other fragments of memory
 BOUND_SLACK = 1.15  # torch may reserve so much of what it is expected to allocate, as memory comes in pieces
 RECYCLE_BUDGETS, RECYCLE_SLACK = 2.0, 256_000_000  # over the model and so many batches and bytes, memory has crept away
@@ -43,7 +43,7 @@ def budget_of(model: Model, device: Device, shared: SharedDevice, plan: MemoryPl
     Raises:
         MemoryError: not even one second of audio fits.
     """
-    example = getattr(model, "example", None)
+    held, example = device.held(), getattr(model, "example", None)
     if example is None or not plan.padded_s:
         return None
     key = {**key, "model": model.info.name, "revision": model.info.revision, "device": device.name}
@@ -52,7 +52,6 @@ def budget_of(model: Model, device: Device, shared: SharedDevice, plan: MemoryPl
     cost = cost_of(key, folder, lambda: sweep(model, device, shapes))
     fixed, linear, quadratic = cost
     need = fixed + plan.padded_s * (linear + quadratic * plan.padded_s)  # one item as long as a whole batch costs most
-    held = device.held()
     room = device.free() - plan.reserve - shared.claimed_by_others()
     if plan.limit is not None:
         room = min(room, plan.limit - held)

@@ -628,7 +628,7 @@ def test_a_model_that_can_be_measured_is_budgeted_in_bytes(diary: Diary, tmp_pat
     assert status.budget_bytes == pytest.approx(1.1 * 30 * MB_PER_S, rel=0.3)  # one batch of 30 padded seconds, and a margin
     assert status.longest_s == pytest.approx(30.0, rel=0.01)
     measured = diary.items.count("example")
-    assert measured > 5
+    assert measured > 3
     assert loaded(hungry(diary, folder=str(tmp_path)))[0].budget_bytes == status.budget_bytes
     assert diary.items.count("example") == measured  # and not measured again
 

@@ -12,17 +12,17 @@ MB = 1_000_000
 def test_used_is_the_most_that_was_held_at_a_time_and_not_what_is_left() -> None:
     device = Device()
     device.trim()
+    device.at_rest()
     device.start_measuring()
     large = np.ones(200 * MB // 8)
     del large
     small = np.ones(50 * MB // 8)
 
     assert 195 * MB < device.used() < 300 * MB
-    del small
 
-    device.trim()
     device.start_measuring()
-    assert device.used() < 20 * MB  # the peak before does not count
+    assert 45 * MB < device.used() < 80 * MB  # the peak before does not count, what is still held does
+    del small
 
 
 @pytest.mark.parametrize(
