@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Written last, and named after what was installed: an interrupted or outdated installation is repeated.
 STAMP := $(VENV)/installed-dev-$(shell cat requirements.txt requirements-dev.txt | sha256sum | cut -c1-16)
 
-.PHONY: help setup test lint types unit bench-overhead bench-recognition bench-chaos bench-memory format clean
+.PHONY: help setup test lint types unit bench-overhead bench-recognition bench-chaos bench-overload bench-memory simulate format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -40,8 +40,14 @@ bench-recognition: setup ## SenseVoiceSmall against FunASR, sherpa-onnx and funa
 bench-memory: setup ## memory of FunASR as it is used against ours, under hard caps, with plots (ARGS=--quick)
 	$(BIN)/python bench/memory.py $(ARGS)
 
+bench-overload: setup ## ten times more callers than there is room for
+	$(BIN)/python bench/overload.py $(ARGS)
+
 bench-chaos: setup ## 2,000 requests while the engine breaks in every way and its worker is killed
 	$(BIN)/python bench/chaos.py $(ARGS)
+
+simulate: setup ## 5 million requests with every fault on a virtual clock, 200 seeds (SEED= replays one; REQUESTS=)
+	$(BIN)/python -m tests.simulation run $(if $(SEED),--seed $(SEED)) $(if $(REQUESTS),--requests $(REQUESTS))
 
 format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .

@@ -42,6 +42,7 @@ class Policy:
     idle_unload_s: float = NEVER  # after so long without work it leaves, and takes its memory with it
     batch_limit_s: float = 60.0  # a batch that is not through by then, and by `slowness` times what is expected, hangs
     slowness: float = 10.0
+    load_limit_s: float = 1_200.0  # a model that has not loaded by then never will
 
 
 DEFAULT_POLICY = Policy()
@@ -280,7 +281,9 @@ class Dispatcher:
         with self._lock:
             timers = [self._scheduler.next_deadline() - now]
         if self._slot.worker is not None:
-            timers += [HEARTBEAT_S, self._slot.idle_until(self._last_busy + self._policy.idle_unload_s) - now]
+            timers.append(HEARTBEAT_S)
+            if self._running is None and self._slot.state is State.READY and not self._is_worker_wanted():
+                timers.append(self._last_busy + self._policy.idle_unload_s - now)
         elif self._is_worker_wanted():
             timers.append(self._slot.wait_s)
         return max(0.0, min(timers))
@@ -376,7 +379,9 @@ class Dispatcher:
         return None, ()
 
     def _is_stuck(self, worker: Worker) -> bool:
-        """The running batch does not get on, though the worker says that it lives: its model call may never return."""
+        """The load or the running batch does not get on, though the worker says that it lives: a call may never return."""
+        if self._slot.state is State.LOADING:
+            return self._slot.loading_s > self._policy.load_limit_s
         running = self._running
         if running is None:
             return False
@@ -413,6 +418,8 @@ class Dispatcher:
     def _became_ready(self, message: Message) -> None:
         model = ModelInfo(**message.fields["model"])
         self._memory.record(MemorySample(**message.fields["memory"]))
+        if model.max_batch_items < 1:
+            raise ProtocolError(f"a model with batches of {model.max_batch_items} items")
         measured = BatchBudget(**message.fields["budget"]) if message.fields.get("budget") else None
         with self._lock:
             limits = replace(self._scheduler.limits, max_batch_items=model.max_batch_items)
@@ -437,7 +444,7 @@ class Dispatcher:
 
     def _answered(self, message: Message) -> None:
         running, index = self._running, message.fields["index"]
-        if running is None or message.fields["batch"] != running.id or index not in running.unanswered:
+        if running is None or message.fields["batch"] != running.id or type(index) is not int or index not in running.unanswered:
             raise ProtocolError(f"an answer to item {index} of batch {message.fields['batch']}, which nobody asked for")
         outcome: errors.SteadyvoiceError | float
         if message.kind == "result":
@@ -461,6 +468,8 @@ class Dispatcher:
         if running is None or message.fields["batch"] != running.id or running.unanswered:
             raise ProtocolError("a batch was reported as done with items unanswered")
         seconds, used = float(message.fields["seconds"]), message.fields.get("used")
+        if not 0 <= seconds < NEVER:  # a rate that is not a number would never again tell that a batch hangs
+            raise ProtocolError(f"a batch took {seconds} s")
         sample = MemorySample(**message.fields["memory"])
         self._memory.record(sample)
         self._free_again()

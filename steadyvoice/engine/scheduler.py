@@ -148,7 +148,7 @@ class Scheduler:
             if not budget.fits(1, work.length):
                 raise TooLarge(f"a segment of {work.length:.1f} s does not fit the batch budget of {budget.longest_s:.1f} s")
         length = sum(work.length for work in works)
-        if self._backlog and self._backlog + length > self.limits.max_backlog_s:
+        if self.has_waiting() and self._backlog + length > self.limits.max_backlog_s:
             raise Overloaded(
                 f"{length:.0f} s of work on top of the {self._backlog:.0f} s already waiting "
                 f"is over the limit of {self.limits.max_backlog_s:.0f} s"

@@ -54,6 +54,11 @@ class WorkerSlot:
         return max(0.0, self._not_before - self._now())
 
     @property
+    def loading_s(self) -> float:
+        """Seconds since the last load began."""
+        return self._now() - self._load_began
+
+    @property
     def backing_off(self) -> bool:
         """The last load failed a moment ago, so asking again now is of no use."""
         return self.state is State.BACKOFF and self.wait_s > 0
@@ -121,10 +126,6 @@ class WorkerSlot:
             self.worker.stop()
         self.worker = self.model = None
         self._becomes_empty()
-
-    def idle_until(self, moment: float) -> float:
-        """When a loaded model has been idle for long enough, if `moment` is; never for one that is not loaded."""
-        return moment if self.state is State.READY else float("inf")
 
     def close(self) -> None:
         """End the worker politely."""
