@@ -45,6 +45,15 @@ def rss_bytes() -> int:
         return int(statm.read().split()[1]) * PAGE_BYTES
 
 
+def oom_kills() -> int:
+    """Processes that the kernel has ended since the machine's start because memory ran out; 0 where it does not tell."""
+    try:
+        with open("/proc/vmstat", encoding="ascii") as vmstat:
+            return next((int(line.split()[1]) for line in vmstat if line.startswith("oom_kill ")), 0)
+    except (OSError, ValueError):
+        return 0
+
+
 def sample(step: str, process: str) -> MemorySample:
     """Measure this process now."""
     torch = sys.modules.get("torch")

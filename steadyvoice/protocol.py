@@ -220,6 +220,7 @@ class MemoryPlan:
     """What the app tells its worker about memory. Bytes."""
 
     padded_s: float = 0.0  # the most that one batch will hold, in padded seconds; 0: nothing is measured
+    longest_s: float = 30.0  # of one item
     limit: int | None = None  # the model and its batches may take so much of the device; None: what is free
     reserve: int = 0  # of the device, to stay free for others
     trim: str = "pressure"  # always, pressure, never

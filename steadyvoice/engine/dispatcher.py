@@ -25,7 +25,7 @@ from steadyvoice.engine.scheduler import Failure, Limits, Scheduler, ServiceClas
 from steadyvoice.engine.tickets import Answer, JobHandle, Ledger, Pending, Task, Ticket, item_error, settle
 from steadyvoice.engine.worker_handle import Worker, WorkerGone, WorkerHandle, WorkerSpec
 from steadyvoice.engine.worker_slot import State, WorkerSlot
-from steadyvoice.memory import MemoryLog, MemorySample
+from steadyvoice.memory import MemoryLog, MemorySample, oom_kills
 from steadyvoice.protocol import HEARTBEAT_S, BatchBudget, ItemError, Message, ModelInfo, Payload, ProtocolError, can_be_sent
 
 log = logging.getLogger(__name__)
@@ -155,6 +155,7 @@ class Dispatcher:
         self._events: Counter[str] = Counter()
         self._last_busy = clock()
         self._recycle_bytes = NEVER
+        self._oom_kills = 0
         self._closing = False
 
     # --- for callers, from any thread
@@ -322,6 +323,7 @@ class Dispatcher:
 
     def _start_worker_if_wanted(self) -> None:
         if self._slot.worker is None and self._is_worker_wanted() and not self._slot.wait_s:
+            self._oom_kills = oom_kills()
             problem = self._slot.start()
             if problem:
                 self._load_failed(problem)
@@ -417,6 +419,10 @@ class Dispatcher:
 
     def _became_ready(self, message: Message) -> None:
         model = ModelInfo(**message.fields["model"])
+        if message.fields.get("budget"):
+            for name, value in message.fields["budget"].items():
+                if not value >= 0:  # nor NaN
+                    raise ProtocolError(f"a budget with {name} {value!r}")
         self._memory.record(MemorySample(**message.fields["memory"]))
         if model.max_batch_items < 1:
             raise ProtocolError(f"a model with batches of {model.max_batch_items} items")
@@ -530,10 +536,15 @@ class Dispatcher:
         self._slot.died(how, counts=running is None or len(running.works) == 1)
         if running is None:
             return
-        retried, owed = self._failed(running, Failure.DEATH)
-        self._events["quarantined"] += len(owed)
+        failure = Failure.DEATH
+        error: errors.SteadyvoiceError = errors.WorkerDied(f"the worker {how} twice while working on nothing but this request")
+        if oom_kills() > self._oom_kills:  # the kernel took it, which is nobody's poison
+            failure = Failure.OUT_OF_MEMORY
+            error = errors.OutOfMemory("the machine ran out of memory", retry_after_s=self._retry_after())
+        retried, owed = self._failed(running, failure)
+        self._events["quarantined"] += len(owed) if failure is Failure.DEATH else 0
         log.warning("%d items will be tried again in a new worker, %d failed", len(retried), len(owed))
-        _settle(owed, errors.WorkerDied(f"the worker {how} twice while working on nothing but this request"))
+        _settle(owed, error)
 
     # --- memory that is given back
 
@@ -546,13 +557,19 @@ class Dispatcher:
             return
         self._slot.leave(why)
         self._events["unloaded"] += 1
-        self._memory.step("unload")
+        self._note_no_worker("unload")
 
     def _recycle_if_grown(self, sample: MemorySample) -> None:
-        held = sample.rss if sample.reserved is None else sample.reserved
+        held = sample.rss if sample.allocated is None else sample.allocated
         if held > self._recycle_bytes:
             self._slot.leave(f"it holds {held / 1e6:.0f} MB, over {self._recycle_bytes / 1e6:.0f} MB")
             self._events["recycled"] += 1
+            self._note_no_worker("recycle")
+
+    def _note_no_worker(self, step: str) -> None:
+        """Its memory is free again."""
+        self._memory.record(MemorySample(step, "worker", time.time(), rss=0))
+        self._memory.step(step)
 
     # --- small things
 

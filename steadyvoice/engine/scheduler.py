@@ -18,7 +18,7 @@ of the budget is used for a while as well.
 from __future__ import annotations
 
 import enum
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -109,7 +109,7 @@ class _Suspicion:
     """Of a work whose batch failed. `group` are the works of the same half, itself included: the only ones it runs with."""
 
     group: list[Work]
-    alone: int  # failures with nobody beside it
+    alone: Counter[Failure]  # failures with nobody beside it
 
 
 class Scheduler:
@@ -207,12 +207,11 @@ class Scheduler:
             self._allowance.halve()
         retried, lost = [], []
         for work in works:
-            before = self._suspects.get(work.id)
-            alone_before = before.alone if before else 0
-            if self._jobs[work.job].dropped or (alone and alone_before + 1 >= LONE_FAILURES[failure]):
+            suspicion = self._suspects.setdefault(work.id, _Suspicion([], Counter()))
+            suspicion.alone[failure] += alone
+            if self._jobs[work.job].dropped or suspicion.alone[failure] >= LONE_FAILURES[failure]:
                 lost.append(work)
             else:
-                self._suspects[work.id] = _Suspicion([], alone_before + alone)
                 retried.append(work)
         middle = (len(retried) + 1) // 2
         for group in (retried[:middle], retried[middle:]):

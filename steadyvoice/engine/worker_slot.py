@@ -83,11 +83,11 @@ class WorkerSlot:
     def became_ready(self, model: ModelInfo) -> None:
         self.model = model
         self.state = State.READY
-        self.wanted = False
         self.last_error = None
         self.loads += 1
         log.info("engine %s (%s) loaded in %.2f s", model.name, model.revision, self._now() - self._load_began)
         self.loaded.set_result(model)
+        self.wanted = False  # after it: who asked meanwhile has found it done
 
     def load_failed(self, reason: str) -> Future[ModelInfo]:
         """Back off. Returns the future of the load that failed, for the engine to fail with what it tells everybody."""

@@ -19,7 +19,8 @@ from steadyvoice.errors import EngineUnavailable, ItemFailed, OutOfMemory, Worke
 
 THRESHOLD = 5  # jobs in a row that failed, and none that went well between them
 OPEN_S = 30  # before one is let through again
-FAILURES = (EngineUnavailable, ItemFailed, OutOfMemory, WorkerDied)
+# A load that fails is not among them: the engine itself refuses at once until the next may be tried.
+FAILURES = (ItemFailed, OutOfMemory, WorkerDied)
 
 
 class Breaker:
@@ -28,6 +29,7 @@ class Breaker:
     def __init__(self, threshold: int = THRESHOLD, open_s: float = OPEN_S) -> None:
         self._circuit = SyncCircuitBreakerFactory(threshold, open_s).get_breaker("engine").context
         self._open_s = open_s
+        self._probing = False  # the one that was let through has no outcome yet
         self._lock = threading.Lock()
 
     @property
@@ -36,24 +38,35 @@ class Breaker:
         with self._lock:
             return str(self._circuit.state)
 
-    def admit(self) -> None:
-        """Raises EngineUnavailable, with the seconds after which it is worth asking again."""
+    def check(self) -> None:
+        """Before anything is done for a request. Raises EngineUnavailable, with the seconds after which to ask again."""
         with self._lock:
-            try:
-                self._circuit.handle_new_request()
-            except OpenedState as opened:
-                left = max(1.0, opened.opened_at + self._open_s - time.time())
-                raise EngineUnavailable("the engine keeps failing; it will be tried again soon", retry_after_s=left) from None
-            finally:
-                self._circuit.messages.clear()  # purgatory's events, for stores that we do not use
+            self._check()
+
+    def admit(self) -> None:
+        """As `check`, and the job that follows is the one to decide, if one has to. `watch` or `gave_up` must follow."""
+        with self._lock:
+            self._check()
+            self._probing = self._circuit.state == "half-opened"
+
+    def gave_up(self) -> None:
+        """The job that was admitted never came to the engine."""
+        with self._lock:
+            self._probing = False
 
     def watch(self, tickets: Sequence[Future[Any]]) -> None:
         """Learn from the tickets of one job: its first failure counts, its others do not; so does each success."""
-        failed = threading.Event()
+        failed, left = threading.Event(), len(tickets)
+        if not tickets:
+            self.gave_up()
 
         def done(ticket: Future[Any]) -> None:
+            nonlocal left
             error = None if ticket.cancelled() else ticket.exception()
             with self._lock:
+                left -= 1
+                if not left or error is not None:
+                    self._probing = False
                 if isinstance(error, FAILURES):
                     if not failed.is_set():
                         failed.set()
@@ -64,3 +77,15 @@ class Breaker:
 
         for ticket in tickets:
             ticket.add_done_callback(done)
+
+    def _check(self) -> None:
+        try:
+            self._circuit.handle_new_request()
+        except OpenedState as opened:
+            opened.__traceback__ = None  # it is one object for all, and would hold on to every caller's frames
+            left = max(1.0, opened.opened_at + self._open_s - time.time())
+            raise EngineUnavailable("the engine keeps failing; it will be tried again soon", retry_after_s=left) from None
+        finally:
+            self._circuit.messages.clear()  # purgatory's events, for stores that we do not use
+        if self._probing:
+            raise EngineUnavailable("the engine kept failing, and is being tried", retry_after_s=5)

@@ -19,7 +19,7 @@ from steadyvoice.errors import EngineUnavailable, Overloaded
 from steadyvoice.serving.hardware import Admission
 
 LEAVES_KEPT = 64  # of which the pace is taken
-LONGEST_WAIT_S = 3_600.0
+LONGEST_WAIT_S = 300.0  # that anybody is told, whoever does not heed it
 
 
 class Door:
@@ -55,6 +55,8 @@ class Door:
             self.check()
             if not self._inside:
                 self._left.clear()
+            if self._inside < self.admission.concurrency:
+                self._promised = 0.0  # there is room for all who were told to come later
             self._inside += 1
             self._on_change(self._inside)
         try:

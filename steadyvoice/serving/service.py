@@ -75,7 +75,11 @@ class Service:
         """
         self.breaker.admit()
         timeout_s = self.settings.request_timeout_s
-        job = self.engine.submit(tasks, caller=caller, service_class=service_class, timeout_s=timeout_s)
+        try:
+            job = self.engine.submit(tasks, caller=caller, service_class=service_class, timeout_s=timeout_s)
+        except BaseException:
+            self.breaker.gave_up()
+            raise
         self.breaker.watch(job.tickets)
         return job
 
@@ -113,6 +117,7 @@ def memory_plan(settings: Settings) -> MemoryPlan:
     """What the worker is told about memory."""
     return MemoryPlan(
         padded_s=settings.batch_size_s,
+        longest_s=settings.max_segment_s,
         limit=None if settings.gpu_memory_gb is None else int(settings.gpu_memory_gb * 1e9),
         reserve=RESERVE_BYTES,
         trim=settings.trim,

@@ -159,10 +159,10 @@ class Transcriber:
                 yield done
             yield replace(known, cached=True, queue_s=0.0, inference_s=0.0)
             return
+        service.breaker.check()
         samples = await service.on_host(partial(decode, file, self._limits))
         service.memory.step("decode")
         yield Progress("segmenting")
-        service.breaker.admit()
         loaded = asyncio.wrap_future(service.engine.load())  # if it is not yet: meanwhile the speech is found
         loaded.add_done_callback(_heed)
         spans = await service.on_host(partial(segment, samples, self._cuts(options)))
@@ -208,7 +208,10 @@ class Transcriber:
     def _cuts(self, options: TranscribeOptions) -> SegmentOptions:
         """As asked, as set, and as the device takes them."""
         assert options.merge_length_s is not None
-        longest = min(self.service.settings.max_segment_s, self.service.engine.status().longest_s)
+        wanted, fits = self.service.settings.max_segment_s, self.service.engine.status().longest_s
+        if fits < wanted:
+            log.warning("segments are cut to %.1f s instead of %g s: no more fits the device", fits, wanted)
+        longest = min(wanted, fits)
         return SegmentOptions(min(options.merge_length_s, longest), longest)
 
     def _submit(self, samples: NDArray[np.float32], spans: Sequence[Span], options: TranscribeOptions, caller: str) -> JobHandle:

@@ -16,7 +16,7 @@ from typing import Any
 
 from steadyvoice.memory import rss_bytes
 
-PAGE_RATIO = 2.0  # of reserved over allocated from which on a cache is worth emptying
+CACHE_RATIO = 2.0  # of what is reserved over what the last batch came to, from which on a cache is worth emptying
 CLEAR_PEAK = "5"  # /proc/PID/clear_refs: the highest resident set counts from here on
 
 
@@ -31,9 +31,11 @@ class Device:
 
     @property
     def name(self) -> str:
-        """For the key of a measurement: the card, or cpu."""
+        """The card, or cpu: what a measurement belongs to, and a claim."""
         torch = cuda()
-        return str(torch.cuda.get_device_name()) if torch else "cpu"
+        if not torch:
+            return "cpu"
+        return f"{torch.cuda.get_device_name()} {getattr(torch.cuda.get_device_properties(0), 'uuid', '')}".strip()
 
     def held(self) -> int:
         """Bytes of live tensors; on a CPU the resident set."""
@@ -90,8 +92,8 @@ class Device:
     def _under_pressure(self) -> bool:
         torch = cuda()
         if torch:
-            reserved, allocated = torch.cuda.memory_reserved(), torch.cuda.memory_allocated()
-            return bool(torch.cuda.mem_get_info()[0] < self._reserve or reserved > PAGE_RATIO * allocated)
+            reserved, peak = torch.cuda.memory_reserved(), torch.cuda.max_memory_allocated()  # of this batch
+            return bool(torch.cuda.mem_get_info()[0] < self._reserve or reserved > CACHE_RATIO * peak)
         return free_ram() < self._reserve
 
 
@@ -104,10 +106,16 @@ def cuda() -> Any:
 
 
 def free_ram() -> int:
-    """Bytes that could be had without swapping: what the kernel says, or less where a cgroup allows less."""
+    """Bytes that could be had without swapping: what the kernel says, or less where a cgroup (version 2) allows less."""
     available = 1_024 * int(_search(r"MemAvailable:\s+(\d+)", "/proc/meminfo") or 0)
-    limit, used = (_search(r"^(\d+)", f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
-    return min(available, max(0, int(limit) - int(used))) if limit and used else available
+    own = _search(r"^0::(/.*)$", "/proc/self/cgroup") or "/"
+    for folder in {f"/sys/fs/cgroup{own.rstrip('/')}", "/sys/fs/cgroup"}:
+        limit, used = (_search(r"^(\d+)", f"{folder}/memory.{name}") for name in ("max", "current"))
+        if limit and used:
+            # The page cache counts as used and is let go of when it is needed: above all the weights, just read.
+            cached = sum(int(_search(rf"^{kind}_file (\d+)", f"{folder}/memory.stat") or 0) for kind in ("active", "inactive"))
+            available = min(available, max(0, int(limit) - int(used) + cached))
+    return available
 
 
 def peak_rss() -> int:

@@ -12,6 +12,7 @@ import itertools
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,16 +22,19 @@ import numpy as np
 
 from steadyvoice.protocol import BatchBudget, MemoryPlan, Payload
 from steadyvoice.worker.device import Device
+from steadyvoice.worker.faults import Fault, fault_of
 from steadyvoice.worker.models import Model
 from steadyvoice.worker.sharing import SharedDevice
 
 log = logging.getLogger("steadyvoice.worker")
 
-# (items, seconds): enough to tell the three terms apart, the largest batch among them, and over in a second or two even on a CPU.
-SHAPES = ((1, 1.0), (1, 8.0), (3, 3.0), (1, 30.0))
+# (items, part of the longest item): enough to tell the three terms apart, in rising order, the longest item at the end, and over
+# in a second or two even on a CPU.
+SHAPES = ((1, 1 / 30), (1, 8 / 30), (3, 1 / 10), (1, 1.0))
 MARGIN = 1.1  # on top of what was measured: other audio, other fragments of memory
 BOUND_SLACK = 1.15  # torch may reserve so much of what it is expected to allocate, as memory comes in pieces
 RECYCLE_BUDGETS, RECYCLE_SLACK = 2.0, 256_000_000  # over the model and so many batches and bytes, memory has crept away
+LIMIT_SLACK = 1.05  # and over what is allowed by so much, in any case
 VERSION = 1  # of the file's contents
 
 Cost = tuple[float, float, float]  # fixed, linear, quadratic
@@ -45,46 +49,78 @@ def budget_of(model: Model, device: Device, shared: SharedDevice, plan: MemoryPl
     """
     held, example = device.held(), getattr(model, "example", None)
     if example is None or not plan.padded_s:
+        shared.claim(0, device.name)  # it can be asked to leave
         return None
-    key = {**key, "model": model.info.name, "revision": model.info.revision, "device": device.name}
-    folder = Path(plan.folder) / "profiles" if plan.folder else None
-    shapes = [shape for shape in SHAPES if shape[0] * shape[1] <= plan.padded_s]
-    cost = cost_of(key, folder, lambda: sweep(model, device, shapes))
-    fixed, linear, quadratic = cost
-    need = fixed + plan.padded_s * (linear + quadratic * plan.padded_s)  # one item as long as a whole batch costs most
-    room = device.free() - plan.reserve - shared.claimed_by_others()
+    longest = min(plan.longest_s, plan.padded_s)
+    shapes = [(items, round(part * longest, 3)) for items, part in SHAPES]
+    torch = sys.modules.get("torch")
+    key |= {"model": model.info.name, "revision": model.info.revision, "device": device.name, "shapes": shapes}
+    key |= {"precision": getattr(model, "precision", None), "torch": getattr(torch, "__version__", None)}
+    room = device.free() - plan.reserve - shared.claimed_by_others(device.name)
     if plan.limit is not None:
         room = min(room, plan.limit - held)
+    device.bound(max(0, held + room))
+    folder = Path(plan.folder) / "profiles" if plan.folder else None
+    cost = cost_of(key, folder, lambda: sweep(model, device, shapes, room), len(shapes))
+    fixed, linear, quadratic = cost
+    need = fixed + plan.padded_s * (linear + quadratic * longest)
     size = min(need, room)
     if size < fixed + linear + quadratic:
         raise MemoryError(
             f"out of memory: a batch of one second takes {(fixed + linear + quadratic) / 1e6:.0f} MB beside the model's "
             f"{held / 1e6:.0f} MB, and there are {max(0, room) / 1e6:.0f} MB"
         )
-    shared.claim(int(size))
-    device.bound(int((held + size) * BOUND_SLACK))
+    shared.claim(int(size), device.name)
+    device.bound(int(min(held + size * BOUND_SLACK, held + room)))
     log.info("budget of a batch: %.0f MB of %.0f MB that are free; %s", size / 1e6, room / 1e6, describe(cost))
-    return BatchBudget(size, fixed, linear, quadratic, recycle_bytes=held + RECYCLE_BUDGETS * size + RECYCLE_SLACK)
+    recycle = held + RECYCLE_BUDGETS * size + RECYCLE_SLACK
+    if plan.limit is not None:
+        recycle = min(recycle, LIMIT_SLACK * max(plan.limit, held + size))
+    return BatchBudget(size, fixed, linear, quadratic, recycle)
 
 
-def sweep(model: Model, device: Device, shapes: Sequence[tuple[int, float]]) -> list[Point]:
-    """Run a batch of noise of each shape: (items, seconds, the most bytes that it held)."""
+def sweep(model: Model, device: Device, shapes: Sequence[tuple[int, float]], room: float) -> list[Point]:
+    """Run a batch of noise of each shape: (items, seconds, the most bytes that it held).
+
+    Ends before the first shape that by those before it would not fit into `room` bytes, or that did not.
+
+    Raises:
+        Exception: the model fails on the first.
+    """
     example: Callable[[float], Payload] = model.example  # type: ignore[attr-defined]
-    points = []
+    points: list[Point] = []
     for items, seconds in shapes:
+        if points and predicted(fit(points), items, seconds) > room:
+            break
         device.start_measuring()
-        for _ in model.run([example(seconds)] * items):
-            pass
+        try:
+            for _ in model.run([example(seconds)] * items):
+                pass
+        except Exception as error:
+            if not points or fault_of(error) is not Fault.OUT_OF_MEMORY:
+                raise
+            failed = True
+        else:
+            failed = False
+        if failed:  # and the exception has let go of what there was
+            device.trim()
+            break
         points.append((items, seconds, device.used()))
     return points
 
 
-def cost_of(key: dict[str, Any], folder: Path | None, measure: Callable[[], Sequence[Point]]) -> Cost:
-    """From the file that an earlier start left for the same `key`, else measured and kept there.
+def predicted(cost: Cost, items: int, longest: float) -> float:
+    """Bytes."""
+    fixed, linear, quadratic = cost
+    return fixed + items * longest * (linear + quadratic * longest)
+
+
+def cost_of(key: dict[str, Any], folder: Path | None, measure: Callable[[], Sequence[Point]], complete: int) -> Cost:
+    """From the file that an earlier start left for the same `key`, else measured, and kept there if there are `complete` points.
 
     A file that cannot be read or written costs time and nothing else.
     """
-    key = {**key, "version": VERSION, "shapes": SHAPES}
+    key = {**key, "version": VERSION}
     text = json.dumps(key, sort_keys=True)
     file = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json" if folder else None
     if file is not None:
@@ -92,14 +128,15 @@ def cost_of(key: dict[str, Any], folder: Path | None, measure: Callable[[], Sequ
             kept = json.loads(file.read_text(encoding="utf-8"))
             if kept["key"] == json.loads(text):
                 fixed, linear, quadratic = (float(value) for value in kept["cost"])
-                return fixed, linear, quadratic
+                if all(0 <= value < float("inf") for value in (fixed, linear, quadratic)):
+                    return fixed, linear, quadratic
         except (OSError, ValueError, KeyError, TypeError):
             pass
     began = time.monotonic()
     points = list(measure())
     cost = fit(points)
     log.info("memory of a batch measured in %.1f s: %s", time.monotonic() - began, describe(cost))
-    if file is not None:
+    if file is not None and len(points) == complete:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             part = file.with_suffix(f".{os.getpid()}.part")
@@ -125,8 +162,8 @@ def fit(points: Sequence[Point]) -> Cost:
         rest = float(((terms @ found - measured) ** 2).sum())
         if (found >= 0).all() and rest < least:
             best, least = found, rest
-    predicted = terms @ best
-    short = max((float(used / guess) for used, guess in zip(measured, predicted, strict=True) if guess > 0), default=1.0)
+    guesses = terms @ best
+    short = max((float(used / guess) for used, guess in zip(measured, guesses, strict=True) if guess > 0), default=1.0)
     fixed, linear, quadratic = (float(value) for value in best * max(1.0, short) * MARGIN)
     return fixed, linear, quadratic
 

@@ -92,7 +92,7 @@ class AnythingMayHappen(RuleBasedStateMachine):
         self.jobs: dict[int, Expected] = {}
         self.admitted: set[int] = set()
         self.left: Counter[int] = Counter()
-        self.lone_failures: Counter[int] = Counter()
+        self.lone_failures: Counter[tuple[int, Failure]] = Counter()
         self.half: dict[int, set[int]] = {}  # of a batch that failed: with whom a work may run
         self.share = 1.0
         self.on_device: dict[int, Work] = {}
@@ -203,8 +203,8 @@ class AnythingMayHappen(RuleBasedStateMachine):
         for work in works:
             job = self.jobs[work.job]
             del job.running[work.id]
-            self.lone_failures[work.id] += alone
-            if job.dropped or (alone and self.lone_failures[work.id] >= LONE_FAILURES[failure]):
+            self.lone_failures[work.id, failure] += alone
+            if job.dropped or self.lone_failures[work.id, failure] >= LONE_FAILURES[failure]:
                 assert work in lost
                 self.left[work.id] += 1
                 self.half.pop(work.id, None)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from concurrent.futures import Future
 from typing import Any
 
@@ -23,7 +25,7 @@ def job(breaker: Breaker, *outcomes: BaseException | str | None) -> None:
             ticket.set_exception(outcome)
 
 
-@pytest.mark.parametrize("failure", [WorkerDied("x"), ItemFailed("x"), OutOfMemory("x"), EngineUnavailable("x")])
+@pytest.mark.parametrize("failure", [WorkerDied("x"), ItemFailed("x"), OutOfMemory("x")])
 def test_an_engine_that_keeps_failing_is_left_alone_for_a_while(failure: Exception) -> None:
     breaker = Breaker(threshold=3, open_s=100)
     for _ in range(3):
@@ -59,7 +61,7 @@ def test_bad_input_late_answers_and_callers_who_leave_say_nothing() -> None:
     breaker = Breaker(threshold=3, open_s=100)
     job(breaker, WorkerDied("x"))
     job(breaker, WorkerDied("x"))
-    job(breaker, InvalidInput("x"), DeadlineExceeded("x"), None)
+    job(breaker, InvalidInput("x"), DeadlineExceeded("x"), EngineUnavailable("x"), None)
     breaker.admit()
 
     job(breaker, WorkerDied("x"))
@@ -81,7 +83,30 @@ def test_after_a_while_one_is_let_through_and_decides(monkeypatch: pytest.Monkey
     with pytest.raises(EngineUnavailable):
         breaker.admit()
     now += 31
+    breaker.admit()
+    for _ in range(3):  # as long as it has no outcome, nobody else
+        with pytest.raises(EngineUnavailable, match="is being tried"):
+            breaker.admit()
+    breaker.gave_up()
     job(breaker, "text")
 
     assert breaker.state == "closed"
     breaker.admit()
+
+
+def test_those_who_are_refused_are_not_kept_alive() -> None:
+    breaker = Breaker(threshold=1, open_s=100)
+    job(breaker, WorkerDied("x"))
+
+    class Upload:
+        """What a request holds while it is refused."""
+
+    def ask() -> weakref.ref[Upload]:
+        upload = Upload()
+        with pytest.raises(EngineUnavailable):
+            breaker.check()
+        return weakref.ref(upload)
+
+    refused = [ask() for _ in range(5)]
+    gc.collect()
+    assert [upload() for upload in refused] == [None] * 5

@@ -72,4 +72,6 @@ def test_those_who_are_refused_are_told_to_come_one_after_the_other_at_the_pace_
             assert [refused() for _ in range(2)] == [7.0, 9.0]  # what was promised is past
             for _ in range(10_000):
                 refused()
-            assert refused() == 3_600.0
+            assert refused() == 300.0
+    with front.enter(), front.enter():
+        assert refused() == 7.0  # there was room meanwhile

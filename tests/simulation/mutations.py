@@ -68,11 +68,11 @@ MUTATIONS = [
     Mutation("a turn does not put a job behind the others", "scheduler", "            job.last_turn = now\n", ""),
     Mutation(
         "failures alone are not counted", "scheduler",
-        "_Suspicion([], alone_before + alone)", "_Suspicion([], 0)",
+        "suspicion.alone[failure] += alone", "suspicion.alone[failure] = alone",
     ),
     Mutation(
         "what a cancelled job had on the device is tried again", "scheduler",
-        "if self._jobs[work.job].dropped or (alone and", "if (alone and",
+        "if self._jobs[work.job].dropped or suspicion", "if suspicion",
     ),
     Mutation(
         "what is tried again comes back in reverse", "scheduler",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections import Counter
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -68,7 +69,8 @@ class Piece:
         self.payload = Sound({"sound": sound}, CANNOT_CROSS if kind is Kind.UNSENDABLE else (), self)
         self.ticket: Ticket | None = None
         self.resolved = self.on_device = self.answered = False
-        self.dispatches = self.lone_failures = 0
+        self.dispatches = 0
+        self.lone_failures: Counter[str] = Counter()  # by kind: oom, error, death
         self.dispatched = 0.0  # when last
         self.half = 0  # number of the failure that made it a suspect
         self.half_size = 0  # with so many at the most it may run

@@ -103,7 +103,9 @@ class Verdicts:
 
     def check_error(self, piece: Piece, error: errors.SteadyvoiceError) -> None:
         if not self._is_right(piece, error):
-            raise Broken(f"{piece.kind.name} piece {piece.id} ends with {error!r}, after {piece.lone_failures} failures alone")
+            raise Broken(
+                f"{piece.kind.name} piece {piece.id} ends with {error!r}, after failures alone: {dict(piece.lone_failures)}"
+            )
         if isinstance(error, errors.WorkerDied):
             self._quarantine.pop(piece.sound, None)
             self._quarantine[piece.sound] = self._clock.now + QUARANTINE_S
@@ -120,11 +122,13 @@ class Verdicts:
             case errors.EngineUnavailable():
                 return self.closing or self.load_failed_at == self._clock.now
             case errors.OutOfMemory():
-                return piece.lone_failures == LONE_SHORTAGES
+                return piece.lone_failures["oom"] == LONE_SHORTAGES
             case errors.WorkerDied():
-                return piece.lone_failures >= LONE_DEATHS
+                return piece.lone_failures["death"] == LONE_DEATHS
             case errors.ItemFailed():
-                return piece.kind is Kind.UNSENDABLE or (piece.kind is Kind.RAISES and piece.lone_failures >= LONE_ERRORS)
+                return piece.kind is Kind.UNSENDABLE or (
+                    piece.kind is Kind.RAISES and piece.lone_failures["error"] >= LONE_ERRORS
+                )
             case errors.InvalidInput():
                 return piece.kind is Kind.INVALID and piece.answered
         return False

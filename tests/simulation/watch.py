@@ -18,7 +18,7 @@ from steadyvoice.protocol import BatchBudget, Message
 from tests.simulation.fairness import Fairness
 from tests.simulation.history import ENDED, HEARD, RESOLVED, SENT, STARTED, Clock, History
 from tests.simulation.traffic import Kind, Piece, Request
-from tests.simulation.verdicts import GRANULARITY_S, LONE_SHORTAGES, Broken, Verdicts
+from tests.simulation.verdicts import GRANULARITY_S, LONE_DEATHS, LONE_SHORTAGES, Broken, Verdicts
 from tests.simulation.world import World
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Watch:
             piece.on_device = True
             piece.dispatched = now
             piece.dispatches += 1
-            if piece.dispatches > (self._max_items - 1).bit_length() + LONE_SHORTAGES:
+            if piece.dispatches > (self._max_items - 1).bit_length() + LONE_SHORTAGES + LONE_DEATHS - 1:
                 raise Broken(f"piece {piece.id} is sent for the {piece.dispatches}th time")
             self._waits_no_longer(piece)
             self.fairness.check_wait(request, now)
@@ -190,7 +190,7 @@ class Watch:
         unanswered = [piece for piece in pieces if not piece.answered]
         if len(pieces) == 1:
             for piece in unanswered:
-                piece.lone_failures += 1
+                piece.lone_failures[failure] += 1
         self._give_up(unanswered)
 
     def _give_up(self, unanswered: list[Piece]) -> None:

@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 
 from steadyvoice.protocol import Items, MemoryPlan, ModelInfo, Outcome, Payload
 from steadyvoice.worker.device import Device
-from steadyvoice.worker.profile import MARGIN, SHAPES, Point, budget_of, cost_of, fit
+from steadyvoice.worker.profile import MARGIN, Point, budget_of, cost_of, fit, sweep
+from steadyvoice.worker.profile import SHAPES as PARTS
 from steadyvoice.worker.sharing import SharedDevice
 
+SHAPES = [(items, part * 30.0) for items, part in PARTS]
+COMPLETE = len(SHAPES)
 KEY = {"engine": "sensevoice", "precision": "int8", "device": "cpu"}
 
 
@@ -41,35 +44,35 @@ def test_whatever_was_measured_is_covered_and_no_term_is_negative(used: list[int
 
 
 def test_a_measurement_is_kept_and_not_made_again(tmp_path: Path) -> None:
-    first = cost_of(KEY, tmp_path, lambda: points(1e6, 2e6, 0))
+    first = cost_of(KEY, tmp_path, lambda: points(1e6, 2e6, 0), COMPLETE)
 
     def never() -> list[Point]:
         raise AssertionError("measured again")
 
-    assert cost_of(KEY, tmp_path, never) == first
+    assert cost_of(KEY, tmp_path, never, COMPLETE) == first
 
 
 @pytest.mark.parametrize("change", [{"precision": "fp32"}, {"device": "NVIDIA H200"}, {"revision": "2"}])
 def test_another_device_model_or_precision_is_measured_anew(tmp_path: Path, change: dict[str, str]) -> None:
-    cost_of(KEY, tmp_path, lambda: points(1e6, 2e6, 0))
+    cost_of(KEY, tmp_path, lambda: points(1e6, 2e6, 0), COMPLETE)
 
-    assert cost_of({**KEY, **change}, tmp_path, lambda: points(0, 1e6, 0)) == fit(points(0, 1e6, 0))
+    assert cost_of({**KEY, **change}, tmp_path, lambda: points(0, 1e6, 0), COMPLETE) == fit(points(0, 1e6, 0))
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"key": 1}', "[]", '{"cost": [1, 2]}'])
 def test_a_damaged_file_costs_only_the_time_to_measure(tmp_path: Path, damage: str) -> None:
-    expected = cost_of(KEY, tmp_path, lambda: points(1e6, 2e6, 0))
+    expected = cost_of(KEY, tmp_path, lambda: points(1e6, 2e6, 0), COMPLETE)
     (file,) = tmp_path.iterdir()
     file.write_text(damage)
 
-    assert cost_of(KEY, tmp_path, lambda: points(1e6, 2e6, 0)) == expected
+    assert cost_of(KEY, tmp_path, lambda: points(1e6, 2e6, 0), COMPLETE) == expected
     assert json.loads(file.read_text())["cost"] == list(expected)
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
 
-    assert cost_of(KEY, tmp_path / "file" / "folder", lambda: points(1e6, 2e6, 0)) == fit(points(1e6, 2e6, 0))
+    assert cost_of(KEY, tmp_path / "file" / "folder", lambda: points(1e6, 2e6, 0), COMPLETE) == fit(points(1e6, 2e6, 0))
 
 
 # --- the budget that follows
@@ -92,7 +95,7 @@ class DeviceOfKnownSize(Device):
     """One that holds 500 MB, has 300 MB free, and whose batches take 1 MB and 2 MB per second."""
 
     bounded = 0
-    shape = (0, 0.0)
+    trimmed = False
 
     def held(self) -> int:
         return 500 * MB
@@ -107,6 +110,9 @@ class DeviceOfKnownSize(Device):
         items, seconds = next(self.shapes)
         return round(MB + 2 * MB * items * seconds)
 
+    def trim(self) -> None:
+        self.trimmed = True
+
     def bound(self, limit: int) -> None:
         self.bounded = limit
 
@@ -116,10 +122,10 @@ class DeviceSharedWith(SharedDevice):
         super().__init__(None)
         self.others, self.claimed = others, 0
 
-    def claimed_by_others(self) -> int:
+    def claimed_by_others(self, device: str) -> int:
         return self.others
 
-    def claim(self, size: int) -> None:
+    def claim(self, size: int, device: str) -> None:
         self.claimed = size
 
 
@@ -138,18 +144,41 @@ NEED = MARGIN * (1 + 30 * 2) * MB  # of a batch of 30 padded seconds
 def test_a_budget_is_what_a_batch_needs_and_what_there_is_for_it(plan: MemoryPlan, others: int, expected: float) -> None:
     device, shared = DeviceOfKnownSize(), DeviceSharedWith(others)
 
-    budget = budget_of(MeasurableModel(), device, shared, plan, KEY)
+    budget = budget_of(MeasurableModel(), device, shared, plan, dict(KEY))
 
     assert budget is not None
     assert budget.bytes == pytest.approx(expected, rel=0.01)
     assert shared.claimed == pytest.approx(expected, rel=0.01)
-    assert 500 * MB + expected < device.bounded < 1.2 * (500 * MB + expected)
-    assert budget.recycle_bytes > 500 * MB + 2 * expected
+    assert 500 * MB + expected <= device.bounded + 1 <= 1.2 * (500 * MB + expected)
+    assert device.bounded <= (plan.limit or 800 * MB)
+    assert budget.recycle_bytes >= 500 * MB + expected
 
 
 def test_a_device_on_which_not_one_second_fits_is_out_of_memory() -> None:
     with pytest.raises(MemoryError, match=r"takes 3 MB beside the model's 500 MB, and there are 2 MB"):
-        budget_of(MeasurableModel(), DeviceOfKnownSize(), DeviceSharedWith(298 * MB), MemoryPlan(padded_s=30.0), KEY)
+        budget_of(MeasurableModel(), DeviceOfKnownSize(), DeviceSharedWith(298 * MB), MemoryPlan(padded_s=30.0), dict(KEY))
+
+
+def test_measuring_ends_before_what_would_not_fit() -> None:
+    ran = sweep(MeasurableModel(), DeviceOfKnownSize(), SHAPES, room=30 * MB)
+
+    assert [(items, seconds) for items, seconds, _ in ran] == SHAPES[:3]  # 30 s would take 61 MB
+
+
+def test_what_does_not_fit_ends_the_measuring_and_not_the_load(tmp_path: Path) -> None:
+    class Small(MeasurableModel):
+        def run(self, items: Items) -> Iterator[Outcome]:
+            if items[0].fields["seconds"] > 20:
+                raise MemoryError
+            yield from items
+
+    device = DeviceOfKnownSize()
+    plan = MemoryPlan(padded_s=30.0, folder=str(tmp_path))
+    budget = budget_of(Small(), device, DeviceSharedWith(0), plan, dict(KEY))
+
+    assert budget is not None
+    assert device.trimmed
+    assert not list(tmp_path.rglob("*.json"))  # another time there may be more room
 
 
 def test_a_model_without_an_example_has_no_budget_in_bytes() -> None:
@@ -159,4 +188,4 @@ def test_a_model_without_an_example_has_no_budget_in_bytes() -> None:
         def run(self, items: Items) -> Iterator[Outcome]:
             yield from items
 
-    assert budget_of(Plain(), DeviceOfKnownSize(), DeviceSharedWith(0), MemoryPlan(padded_s=30.0), KEY) is None
+    assert budget_of(Plain(), DeviceOfKnownSize(), DeviceSharedWith(0), MemoryPlan(padded_s=30.0), dict(KEY)) is None

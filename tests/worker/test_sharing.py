@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 from steadyvoice.worker.sharing import SharedDevice
 device = SharedDevice(Path({folder!r}))
 with device.loading():
-    device.claim(1_000)
+    device.claim(1_000, "cpu")
     print("loading", flush=True)
     sys.stdin.readline()
 print("loaded", flush=True)
@@ -86,16 +85,38 @@ def test_a_worker_that_dies_while_it_loads_lets_the_next_one_load(tmp_path: Path
 
 def test_what_others_have_claimed_counts_while_they_live(tmp_path: Path, another: Callable[[], Another]) -> None:
     device = SharedDevice(tmp_path)
-    device.claim(5)  # one's own does not
-    assert device.claimed_by_others() == 0
+    device.claim(5, "cpu")  # one's own does not
+    assert device.claimed_by_others("cpu") == 0
     other = another()
 
-    assert device.claimed_by_others() == 1_000
+    assert device.claimed_by_others("cpu") == 1_000
+    assert device.claimed_by_others("another card") == 0
 
     other.kill()
     other.wait()
-    assert device.claimed_by_others() == 0
-    assert [path.name for path in tmp_path.glob("claim.*")] == [f"claim.{os.getpid()}"]
+    assert device.claimed_by_others("cpu") == 0
+    assert len(list(tmp_path.glob("claim.*"))) == 1  # one's own; what the dead one left is gone
+
+
+def test_where_the_folder_cannot_be_used_a_worker_has_the_device_to_itself(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    device = SharedDevice(tmp_path / "file" / "folder")
+
+    with device.loading():
+        device.claim(5, "cpu")
+
+    assert device.claimed_by_others("cpu") == 0
+    assert not device.ask_others_to_leave(1e9)
+    assert not device.is_asked_to_leave()
+
+
+def test_what_is_no_note_and_no_claim_disturbs_nobody(tmp_path: Path) -> None:
+    device = SharedDevice(tmp_path)
+    (tmp_path / "please-leave").write_bytes(b"\xff\xfe")
+    (tmp_path / "claim.nobody").write_bytes(b"\xff")
+
+    assert device.is_asked_to_leave()
+    assert device.claimed_by_others("cpu") == 0
 
 
 def test_another_worker_hears_once_that_it_is_asked_to_leave(tmp_path: Path, another: Callable[[], Another]) -> None:
