@@ -209,7 +209,8 @@ class Watch:
             self.counts["retries"] += len(retried)
             for piece in retried:
                 piece.on_device = False
-                piece.half, piece.half_size = self._failures, (len(retried) + 1) // 2
+                # Of what was unanswered when it failed: a caller may have left since, and the halves were made before.
+                piece.half, piece.half_size = self._failures, (len(unanswered) + 1) // 2
                 self._waits(piece)
         self._failed.clear()
 
