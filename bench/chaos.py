@@ -25,9 +25,10 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=2_000)
     parser.add_argument("--callers", type=int, default=32)
     parser.add_argument("--kill-every", type=float, default=20.0, help="seconds")
+    parser.add_argument("--seconds", type=float, default=200.0, help="over which the requests are spread")
     options = parser.parse_args()
     with running("tests/end_to_end/chaotic_app.py", **chaos.SETTINGS) as app:
-        outcome = chaos.run(app, options.requests, options.callers, options.kill_every)
+        outcome = chaos.run(app, options.requests, options.callers, options.kill_every, options.seconds)
     row = outcome.as_row()
     for name, value in row.items():
         print(f"{name:<28} {value}")

@@ -67,7 +67,8 @@ class Outcome:
         }
 
 
-def run(app: RunningApp, requests: int, callers: int, kill_every_s: float) -> Outcome:
+def run(app: RunningApp, requests: int, callers: int, kill_every_s: float, seconds: float = 0.0) -> Outcome:
+    """All requests as fast as the callers can, or spread over so many seconds."""
     outcome = Outcome(requests)
     process, began = psutil.Process(app.process.pid), time.monotonic()
     numbers, over = itertools.count(1), threading.Event()
@@ -76,6 +77,7 @@ def run(app: RunningApp, requests: int, callers: int, kill_every_s: float) -> Ou
     def call(client: httpx.Client) -> None:
         while (number := next(numbers)) <= requests:
             poison = number % POISON_EVERY == 0
+            over.wait(max(0.0, began + number * seconds / requests - time.monotonic()))
             kind = "deadly poison" if number % (2 * POISON_EVERY) == 0 else "poison" if poison else "number"
             asked = time.monotonic()
             answer = client.post("/synthesize", json={"text": f"{kind} {number}"})
