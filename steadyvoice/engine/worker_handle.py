@@ -87,7 +87,7 @@ class WorkerHandle:
                 "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH")])),
                 # Must be set before torch is imported, whoever imports it. Threads of GNU OpenMP wait for one another by spinning
                 # for milliseconds: beside other work on the same cores that made a clip take thirty times as long.
-                "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),
+                "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "30000"),
                 "PYTORCH_CUDA_ALLOC_CONF": os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True"),
                 "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": os.environ.get("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "1"),
             }
