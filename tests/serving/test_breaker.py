@@ -55,6 +55,7 @@ def test_many_failures_of_one_job_are_one() -> None:
     job(breaker, *[ItemFailed("x")] * 50)
 
     breaker.admit()
+    assert breaker.state == "closed"
 
 
 def test_bad_input_late_answers_and_callers_who_leave_say_nothing() -> None:

@@ -80,7 +80,7 @@ def test_a_worker_that_dies_while_it_loads_lets_the_next_one_load(tmp_path: Path
     other.send_signal(signal.SIGKILL)
 
     with SharedDevice(tmp_path).loading():
-        pass
+        assert other.wait(30) == -signal.SIGKILL
 
 
 def test_what_others_have_claimed_counts_while_they_live(tmp_path: Path, another: Callable[[], Another]) -> None:
