@@ -16,7 +16,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 from steadyvoice import errors
 from steadyvoice.engine.budget import Budget, CostModel
@@ -104,7 +104,6 @@ class _Running:
     works: tuple[Work, ...]
     unanswered: set[int]  # indices into `works`
     since: float  # of the last sign that it gets on
-    began: float
 
     @property
     def padded_s(self) -> float:
@@ -377,7 +376,7 @@ class Dispatcher:
                         self._ledger.take(work)
                 if live:
                     payloads = tuple(self._ledger.get(work).payload for work in live)
-                    return _Running(batch.id, tuple(live), set(range(len(live))), now, now), payloads
+                    return _Running(batch.id, tuple(live), set(range(len(live))), now), payloads
         return None, ()
 
     def _is_stuck(self, worker: Worker) -> bool:
@@ -418,15 +417,13 @@ class Dispatcher:
                 raise ProtocolError(f"message {kind!r} is unknown, or out of place")
 
     def _became_ready(self, message: Message) -> None:
-        model = ModelInfo(**message.fields["model"])
-        if message.fields.get("budget"):
-            for name, value in message.fields["budget"].items():
-                if not value >= 0:  # nor NaN
-                    raise ProtocolError(f"a budget with {name} {value!r}")
-        self._memory.record(MemorySample(**message.fields["memory"]))
+        model, sample = ModelInfo(**message.fields["model"]), MemorySample(**message.fields["memory"])
+        measured = BatchBudget(**message.fields["budget"]) if message.fields.get("budget") else None
         if model.max_batch_items < 1:
             raise ProtocolError(f"a model with batches of {model.max_batch_items} items")
-        measured = BatchBudget(**message.fields["budget"]) if message.fields.get("budget") else None
+        if measured and not all(value >= 0 for value in astuple(measured)):  # nor NaN
+            raise ProtocolError(f"a budget that cannot be: {measured}")
+        self._memory.record(sample)
         with self._lock:
             limits = replace(self._scheduler.limits, max_batch_items=model.max_batch_items)
             if measured is not None:
@@ -502,10 +499,8 @@ class Dispatcher:
         retried, owed = self._failed(running, failure)
         log.warning("batch %d: %s; %d items will be tried again, %d failed", running.id, failure.value, len(retried), len(owed))
         if failure is Failure.OUT_OF_MEMORY:
-            self._events["oom_split" if len(retried) > 1 else "oom_refused" if owed else "oom_again"] += 1
             _settle(owed, errors.OutOfMemory("the device has not enough memory for it now", retry_after_s=self._retry_after()))
         else:
-            self._events["error_split"] += len(retried) > 1
             _settle(owed, errors.ItemFailed("the engine failed on this item"))
         self._recycle_if_grown(sample)
 
@@ -517,6 +512,13 @@ class Dispatcher:
             if failure is Failure.DEATH:
                 for pending in owed:
                     self._quarantine.add(pending.payload, self._now())
+        match failure:
+            case Failure.OUT_OF_MEMORY:
+                self._events["oom_split" if len(retried) > 1 else "oom_refused" if owed else "oom_again"] += 1
+            case Failure.ERROR:
+                self._events["error_split"] += len(retried) > 1
+            case Failure.DEATH:
+                self._events["quarantined"] += len(owed)
         return retried, owed
 
     def _free_again(self) -> None:
@@ -542,7 +544,6 @@ class Dispatcher:
             failure = Failure.OUT_OF_MEMORY
             error = errors.OutOfMemory("the machine ran out of memory", retry_after_s=self._retry_after())
         retried, owed = self._failed(running, failure)
-        self._events["quarantined"] += len(owed) if failure is Failure.DEATH else 0
         log.warning("%d items will be tried again in a new worker, %d failed", len(retried), len(owed))
         _settle(owed, error)
 

@@ -4,7 +4,8 @@ A place is taken before an upload is decoded, so that what a request costs on th
 page and the API go through the same door. Thread-safe; knows nothing of what the requests want.
 
 Whoever is refused is told when to come back, and no two are told the same moment: each gets the next place that should fall free,
-by the rate at which people leave. If all were sent away for the same second, all but a few would be refused again.
+by the rate at which people leave. If all were sent away for the same second, all but a few would be refused again. Beyond
+`LONGEST_WAIT_S` everybody is told just that, and it is no longer a promise.
 """
 
 from __future__ import annotations

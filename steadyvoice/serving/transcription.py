@@ -163,13 +163,7 @@ class Transcriber:
         samples = await service.on_host(partial(decode, file, self._limits))
         service.memory.step("decode")
         yield Progress("segmenting")
-        loaded = asyncio.wrap_future(service.engine.load())  # if it is not yet: meanwhile the speech is found
-        loaded.add_done_callback(_heed)
-        spans = await service.on_host(partial(segment, samples, self._cuts(options)))
-        expected_s = service.engine.status().longest_s
-        await asyncio.wait({loaded}, timeout=service.settings.request_timeout_s)
-        if service.engine.status().longest_s < expected_s:  # only now it is known what fits the device
-            spans = await service.on_host(partial(segment, samples, self._cuts(options)))
+        spans = await self._segmented(samples, options)
         service.memory.step("segment")
         job = self._submit(samples, spans, options, caller)
         duration = len(samples) / SAMPLE_RATE
@@ -204,6 +198,19 @@ class Transcriber:
             transcript.inference_s,
         )
         yield transcript
+
+    async def _segmented(self, samples: NDArray[np.float32], options: TranscribeOptions) -> list[Span]:
+        """Where somebody speaks, cut as short as the device needs it: that is known once the model has loaded, which goes on
+        meanwhile. A load that fails is left to `submit` to tell."""
+        service = self.service
+        loaded = asyncio.wrap_future(service.engine.load())
+        loaded.add_done_callback(_heed)
+        cuts = self._cuts(options)
+        spans = await service.on_host(partial(segment, samples, cuts))
+        await asyncio.wait({loaded}, timeout=service.settings.request_timeout_s)
+        if (shorter := self._cuts(options)) != cuts:
+            spans = await service.on_host(partial(segment, samples, shorter))
+        return spans
 
     def _cuts(self, options: TranscribeOptions) -> SegmentOptions:
         """As asked, as set, and as the device takes them."""

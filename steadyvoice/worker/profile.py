@@ -110,7 +110,7 @@ def sweep(model: Model, device: Device, shapes: Sequence[tuple[int, float]], roo
 
 
 def predicted(cost: Cost, items: int, longest: float) -> float:
-    """Bytes."""
+    """Bytes: what `steadyvoice.engine.budget.CostModel` makes of the same figures, which this side may not import."""
     fixed, linear, quadratic = cost
     return fixed + items * longest * (linear + quadratic * longest)
 

@@ -6,12 +6,14 @@ import asyncio
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
 from app_sensevoice import build_app
+from steadyvoice.engine.budget import Budget, CostModel
 from steadyvoice.engine.scheduler import ServiceClass
 from steadyvoice.engine.worker_handle import WorkerSpec
 from steadyvoice.errors import InvalidInput, ItemFailed, OutOfMemory, SteadyvoiceError
@@ -53,6 +55,18 @@ def test_segments_keep_their_order_their_times_and_what_the_engine_told_of_each(
     assert transcript.segments[1].words[0].start == pytest.approx(starts[1] + 0.1)
     assert transcript.srt.count(" --> ") == transcript.vtt.count(" --> ") == 3
     assert transcript.tokens == round(transcript.duration * 50)
+
+
+def test_where_less_fits_the_device_speech_is_cut_shorter_and_nothing_fails(caplog: pytest.LogCaptureFixture) -> None:
+    with service(*["甲/"] * 20) as running:
+        running.engine.load().result(60)
+        scheduler = running.engine._scheduler
+        scheduler.limits = replace(scheduler.limits, budget=Budget(30.0, bytes=2e9, cost=CostModel(linear=1e9)))
+        transcript = transcribe(running)
+
+    assert len(transcript.segments) > 6
+    assert max(segment.end - segment.start for segment in transcript.segments) <= 2.0
+    assert "segments are cut to 2.0 s instead of 30 s" in caplog.text
 
 
 def test_events_tell_the_whole_way_and_segments_come_one_by_one() -> None:

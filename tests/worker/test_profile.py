@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steadyvoice.engine.budget import CostModel
 from steadyvoice.protocol import Items, MemoryPlan, ModelInfo, Outcome, Payload
 from steadyvoice.worker.device import Device
-from steadyvoice.worker.profile import MARGIN, Point, budget_of, cost_of, fit, sweep
+from steadyvoice.worker.profile import MARGIN, Point, budget_of, cost_of, fit, predicted, sweep
 from steadyvoice.worker.profile import SHAPES as PARTS
 from steadyvoice.worker.sharing import SharedDevice
 
@@ -23,8 +24,8 @@ def points(fixed: float, linear: float, quadratic: float) -> list[Point]:
     return [(items, s, round(fixed + linear * items * s + quadratic * items * s**2)) for items, s in SHAPES]
 
 
-def predicted(cost: tuple[float, float, float], items: int, seconds: float) -> float:
-    return cost[0] + cost[1] * items * seconds + cost[2] * items * seconds**2
+def test_both_processes_read_the_same_bytes_out_of_a_formula() -> None:
+    assert predicted((5.0, 2.0, 0.5), 3, 7.0) == CostModel(5.0, 2.0, 0.5).bytes(3, 7.0)
 
 
 @pytest.mark.parametrize("true", [(1e6, 2e6, 3e5), (5e7, 1e6, 0), (0, 0, 1e5), (1e6, 0, 0)])
