@@ -29,6 +29,7 @@ import pytest
 
 from steadyvoice.serving.hub import release_problem
 from steadyvoice.settings import PREFIX, ROOT
+from tests.ports import free_port
 from tests.serving.loopback_hub import LoopbackHub, release
 
 TIMEOUT_S = 60.0  # for anything that is waited for; only a failure takes so long
@@ -191,6 +192,7 @@ def runs() -> Iterator[list[Run]]:
     yield started
     for run in started:
         run.clean_up()
+        print(run.output)  # pytest shows it beside a failure
 
 
 @pytest.fixture
@@ -200,11 +202,6 @@ def start(folder: Path, runs: list[Run]):
         return runs[-1]
 
     return start
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def stamp(folder: Path) -> Path:

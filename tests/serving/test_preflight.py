@@ -19,6 +19,7 @@ import pytest
 from steadyvoice.serving import hardware, preflight
 from steadyvoice.serving.preflight import APPS, Hub, Machine, Report, check_port, judge, look_at_hub, plan_app, render, url
 from steadyvoice.settings import PREFIX, ROOT, Settings, load_settings
+from tests.ports import free_port
 
 CARD = hardware.Gpu("NVIDIA GeForce RTX 4090", "570.10", total=25_757_220_864, free=24_000_000_000)
 MACHINE = Machine("3.11.9 (/opt/python)", ram_total=32_000_000_000, ram_available=16_000_000_000, gpus=(CARD,))
@@ -37,11 +38,6 @@ def _only_free_ports_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
 def listener() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def settings(**values: object) -> Settings:

@@ -18,7 +18,7 @@ from app_tts import build_app
 from steadyvoice.engine.worker_handle import WorkerSpec
 from steadyvoice.serving.service import Service
 from steadyvoice.settings import Settings
-from tests.end_to_end.apps import free_port
+from tests.ports import free_port
 
 TEN = "One. Two. Three. Four. Five. gate six. Seven. Eight. Nine. Ten."
 HALF_SECOND = 22_050  # bytes of 16 bit samples at 22,050 Hz

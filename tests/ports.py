@@ -1,0 +1,25 @@
+"""A port for a server that a test starts later, in another process."""
+
+from __future__ import annotations
+
+import random
+import socket
+
+# Below the ports that Linux gives to outgoing connections (32768 on): none of those can take one before its server does.
+PORTS = range(15_000, 32_000)
+_given: set[int] = set()
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens at, never the same twice: two servers to come must not share one."""
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        if port in _given:
+            continue
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        _given.add(port)
+        return port
+    raise AssertionError(f"no port of {PORTS} is free")
