@@ -4,7 +4,8 @@ A place is taken before an upload is decoded, so that what a request costs on th
 page and the API go through the same door. Thread-safe; knows nothing of what the requests want.
 
 Whoever is refused is told when to come back, and no two are told the same moment: each gets the next place that should fall free,
-by the rate at which people leave. If all were sent away for the same second, all but a few would be refused again. Beyond
+by the rate at which people leave. If all were sent away for the same second, all but a few would be refused again. One place in
+`1 / (ROOM - 1)` is promised to nobody: HTTP knows whole seconds only, so they come in clumps, and others come too. Beyond
 `LONGEST_WAIT_S` everybody is told just that, and it is no longer a promise.
 """
 
@@ -20,7 +21,8 @@ from steadyvoice.errors import EngineUnavailable, Overloaded
 from steadyvoice.serving.hardware import Admission
 
 LEAVES_KEPT = 64  # of which the pace is taken
-LONGEST_WAIT_S = 300.0  # that anybody is told, whoever does not heed it
+LONGEST_WAIT_S = 3_600.0  # that anybody is told
+ROOM = 1.25  # time between two promised places, in times between two that fall free
 
 
 class Door:
@@ -56,7 +58,6 @@ class Door:
             self.check()
             if not self._inside:
                 self._left.clear()
-            if self._inside < self.admission.concurrency:
                 self._promised = 0.0  # there is room for all who were told to come later
             self._inside += 1
             self._on_change(self._inside)
@@ -87,7 +88,7 @@ class Door:
             between_s = soonest / self.admission.capacity
             if len(self._left) > 1:
                 between_s = (self._left[-1] - self._left[0]) / (len(self._left) - 1)
-            self._promised = min(max(now + soonest, self._promised + between_s), now + LONGEST_WAIT_S)
+            self._promised = min(max(now + soonest, self._promised + ROOM * between_s), now + LONGEST_WAIT_S)
             return self._promised - now
 
     @property

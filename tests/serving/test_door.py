@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import heapq
+import itertools
+import math
+import random
 import threading
+from contextlib import AbstractContextManager
 
 import pytest
 
@@ -67,11 +72,53 @@ def test_those_who_are_refused_are_told_to_come_one_after_the_other_at_the_pace_
             with front.enter():
                 now += 2.0
         with front.enter():
-            assert [refused() for _ in range(4)] == [7.0, 9.0, 11.0, 13.0]
+            assert [refused() for _ in range(4)] == [7.0, 9.5, 12.0, 14.5]
             now += 100.0
-            assert [refused() for _ in range(2)] == [7.0, 9.0]  # what was promised is past
+            assert [refused() for _ in range(2)] == [7.0, 9.5]  # what was promised is past
             for _ in range(10_000):
                 refused()
-            assert refused() == 300.0
+            assert refused() == 3_600.0
     with front.enter(), front.enter():
-        assert refused() == 7.0  # there was room meanwhile
+        assert refused() == 7.0  # nobody was inside meanwhile
+
+
+@pytest.mark.parametrize(("times", "share"), [(1.25, 0.9), (2, 0.9), (10, 0.95)])
+def test_who_comes_back_when_told_is_let_in_once_the_rush_is_over(times: float, share: float) -> None:
+    """On a virtual clock: batches of four in a quarter of a second, a minute of `times` as many callers as that serves."""
+    rush_s, batch, batch_s = 60.0, 4, 0.25
+    now = 0.0
+    front = Door(Admission(8, 8), lambda: 1.0, lambda _: None, clock=lambda: now)
+    order, arrivals = itertools.count(), random.Random(1)
+    events: list[tuple[float, int, str, bool]] = []  # when, order, what, whether somebody comes back
+
+    def plan(when: float, what: str, again: bool = False) -> None:
+        heapq.heappush(events, (when, next(order), what, again))
+
+    due = 0.0
+    while due < rush_s:
+        plan(due, "arrive")
+        due += arrivals.expovariate(times * batch / batch_s)
+    inside: list[AbstractContextManager[None]] = []
+    held = {True: 0, False: 0}
+    while events:
+        now, _, what, again = heapq.heappop(events)
+        if what == "arrive":
+            place = front.enter()
+            try:
+                place.__enter__()
+                inside.append(place)
+                if len(inside) == 1:
+                    plan(now + batch_s, "leave")
+            except Overloaded as refused:
+                plan(now + math.ceil(refused.retry_after_s or 0), "arrive", again=True)  # as the header says it
+                place = None
+            if again and now > rush_s:
+                held[place is not None] += 1
+        else:
+            for place in inside[:batch]:
+                place.__exit__(None, None, None)
+            del inside[:batch]
+            if inside:
+                plan(now + batch_s, "leave")
+    assert held[True] > 50
+    assert held[True] >= share * sum(held.values()), held
