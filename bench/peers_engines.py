@@ -53,7 +53,9 @@ class Ours(Contender):
     """The recogniser that the worker would have, and nothing around it: no process of its own, no queue, no HTTP."""
 
     def __init__(self, precision: str, options: argparse.Namespace) -> None:
-        os.environ.setdefault("GOMP_SPINCOUNT", "30000")  # as steadyvoice.engine.worker_handle sets it
+        from steadyvoice.engine.worker_handle import WORKER_ENVIRONMENT
+
+        os.environ.update(WORKER_ENVIRONMENT | os.environ)
         from steadyvoice.protocol import RecognizeItem
         from steadyvoice.worker.models import load_model
 

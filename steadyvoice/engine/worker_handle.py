@@ -27,6 +27,18 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent.parent
 EXIT_WAIT_S = 2.0  # a worker that was asked to go may take so long
 PIPE_TIMEOUT_S = 5.0  # for a part of a frame to pass; a worker that is alive and idle reads at once
 
+# What has to be set before torch is imported, whoever imports it. A value of the user's own wins.
+WORKER_ENVIRONMENT = {
+    # Threads of GNU OpenMP wait for one another by spinning for milliseconds: beside other work on the same cores that made a
+    # clip take ten times as long.
+    "GOMP_SPINCOUNT": "30000",
+    # oneDNN keeps what it compiled for each shape, with scratch memory, up to 1,024 times. Speech comes in every length, so that
+    # a worker grew with each batch; what one forward pass repeats in all its layers is these few.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8",
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1",
+}
+
 
 @dataclass(frozen=True)
 class WorkerSpec:
@@ -83,14 +95,8 @@ class WorkerHandle:
             ours.setsockopt(socket.SOL_SOCKET, option, limit)
         with theirs:
             os.set_inheritable(theirs.fileno(), True)
-            environment = os.environ | {
-                "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH")])),
-                # Must be set before torch is imported, whoever imports it. Threads of GNU OpenMP wait for one another by spinning
-                # for milliseconds: beside other work on the same cores that made a clip take thirty times as long.
-                "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "30000"),
-                "PYTORCH_CUDA_ALLOC_CONF": os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True"),
-                "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": os.environ.get("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "1"),
-            }
+            path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH")]))
+            environment = WORKER_ENVIRONMENT | os.environ | {"PYTHONPATH": path}
             try:
                 self._process = subprocess.Popen(
                     spec.command(theirs.fileno()),

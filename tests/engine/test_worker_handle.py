@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from steadyvoice.engine.worker_handle import WorkerHandle, WorkerSpec
+from steadyvoice.engine.worker_handle import WORKER_ENVIRONMENT, WorkerHandle, WorkerSpec
 
 
 def environment_of_a_worker() -> set[str]:
@@ -15,15 +15,13 @@ def environment_of_a_worker() -> set[str]:
         handle.kill()
 
 
-def test_torch_finds_its_allocator_and_tf32_set_whenever_a_worker_imports_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PYTORCH_CUDA_ALLOC_CONF", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"):
+def test_a_worker_has_what_torch_must_find_set_whenever_it_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in WORKER_ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
-
-    assert {"PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1"} <= environment_of_a_worker()
+    assert {f"{name}={value}" for name, value in WORKER_ENVIRONMENT.items()} <= environment_of_a_worker()
 
 
 def test_what_the_user_set_for_torch_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64")
-    monkeypatch.setenv("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "0")
-
-    assert {"PYTORCH_CUDA_ALLOC_CONF=max_split_size_mb:64", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=0"} <= environment_of_a_worker()
+    for name in WORKER_ENVIRONMENT:
+        monkeypatch.setenv(name, "of the user")
+    assert {f"{name}=of the user" for name in WORKER_ENVIRONMENT} <= environment_of_a_worker()
