@@ -10,8 +10,9 @@ from dataclasses import replace
 from multiprocessing.connection import wait
 
 from steadyvoice.engine.alarm import Alarm
-from steadyvoice.engine.dispatcher import DEFAULT_POLICY, BatchReport, Dispatcher, EngineStatus, Policy
+from steadyvoice.engine.dispatcher import DEFAULT_POLICY, Dispatcher, Policy
 from steadyvoice.engine.scheduler import Limits
+from steadyvoice.engine.status import BatchReport, EngineStatus
 from steadyvoice.engine.worker_handle import WorkerSpec
 from steadyvoice.memory import MemoryLog
 

@@ -10,9 +10,10 @@ from typing import Literal, TypeVar
 
 from steadyvoice.catalogue import EngineCard
 from steadyvoice.engine.budget import Budget
-from steadyvoice.engine.dispatcher import BatchReport, Policy
+from steadyvoice.engine.dispatcher import Policy
 from steadyvoice.engine.engine import Engine
 from steadyvoice.engine.scheduler import Limits, ServiceClass
+from steadyvoice.engine.status import BatchReport
 from steadyvoice.engine.tickets import JobHandle, Task
 from steadyvoice.engine.worker_handle import WorkerSpec
 from steadyvoice.memory import MemoryLog

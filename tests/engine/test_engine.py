@@ -21,9 +21,10 @@ import pytest
 from steadyvoice import errors
 from steadyvoice.engine import worker_slot as module
 from steadyvoice.engine.budget import Budget
-from steadyvoice.engine.dispatcher import DEFAULT_POLICY, EngineStatus, Policy
+from steadyvoice.engine.dispatcher import DEFAULT_POLICY, Policy
 from steadyvoice.engine.engine import Engine
 from steadyvoice.engine.scheduler import Limits
+from steadyvoice.engine.status import EngineStatus
 from steadyvoice.engine.tickets import Answer, JobHandle, Task
 from steadyvoice.engine.worker_handle import WorkerHandle, WorkerSpec
 from steadyvoice.engine.worker_slot import State
