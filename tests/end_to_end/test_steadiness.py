@@ -109,7 +109,7 @@ def test_a_short_clip_does_not_wait_behind_a_meeting(asr: RunningApp) -> None:
         # Through the page's door and from another address, so that it is another caller.
         transport = httpx.HTTPTransport(local_address="127.0.0.2")
         with httpx.Client(transport=transport, timeout=180) as client:
-            answer = client.post(f"{asr.url}{ROUTE}", files={"file": ("m.wav", wav_bytes(long_audio(100) * 0.9))})
+            answer = client.post(f"{asr.url}{ROUTE}", files={"file": ("m.wav", wav_bytes(long_audio(64) * 0.9))})
         order.append("meeting")
         return answer.status_code
 

@@ -122,7 +122,7 @@ class SenseVoiceRecognizer:
 
     def token_paths(self, items: Sequence[RecognizeItem]) -> list[NDArray[np.int64]]:
         """The best token of every row of each item, blanks and the four rows of the queries included: int64 [4 + rows]."""
-        features, rows = self.filterbank([torch.from_numpy(item.samples) for item in items])
+        features, rows = self.filterbank([torch.tensor(item.samples) for item in items])  # off the pipe they are read-only
         return [path.numpy() for path in self.network(features, rows, queries_of(items, self.device))]
 
     def _groups(self, lengths: Mapping[int, int]) -> list[list[int]]:
