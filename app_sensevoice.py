@@ -127,7 +127,7 @@ class TranscribePage(ui.JobPage):
         parts: list[TranscriptSegment] = []
         try:
             options = self._transcriber.check(TranscribeOptions(language, use_itn, merge_length_s))
-            with self._service.door.enter(), ui.upload_path(path).open("rb") as file:
+            with self._service.door.enter(ui.caller_of(request)), ui.upload_path(path).open("rb") as file:
                 events = self._transcriber.transcribe(file, options, ui.caller_of(request))
                 async with aclosing(events) as stream:
                     async for event in stream:
@@ -182,7 +182,7 @@ def _add_endpoint(transcriber: Transcriber) -> None:
         new_request_id()
         try:
             options = transcriber.check(TranscribeOptions(language, use_itn, merge_length_s))
-            with service.door.enter(), ui.upload_path(audio).open("rb") as file:
+            with service.door.enter(ui.caller_of(request)), ui.upload_path(audio).open("rb") as file:
                 events = transcriber.transcribe(file, options, ui.caller_of(request))
                 transcript = await finished(events)
         except SteadyvoiceError as error:

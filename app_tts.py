@@ -137,7 +137,7 @@ class SpeakPage(ui.JobPage):
         live = self._shelf.new()
         try:
             checked = synthesizer.check(options)
-            with self._service.door.enter():
+            with self._service.door.enter(ui.caller_of(request)):
                 async with aclosing(synthesizer.pieces(checked, ui.caller_of(request))) as stream:
                     async for piece in stream:
                         if self.turns.is_stopped(request):
@@ -190,7 +190,7 @@ def _add_endpoint(synthesizer: Synthesizer) -> None:
         new_request_id()
         try:
             checked = synthesizer.check(SpeakOptions(text, language, emotion, emotion_strength, speaker_id, speed, format))
-            with service.door.enter():
+            with service.door.enter(ui.caller_of(request)):
                 spoken = await synthesizer.speak(checked, ui.caller_of(request))
         except SteadyvoiceError as error:
             raise gr.Error(error.message, print_exception=False) from None

@@ -5,8 +5,9 @@ page and the API go through the same door. Thread-safe; knows nothing of what th
 
 Whoever is refused is told when to come back, and no two are told the same moment: each gets the next place that should fall free,
 by the rate at which people leave. If all were sent away for the same second, all but a few would be refused again. One place in
-`1 / (ROOM - 1)` is promised to nobody: HTTP knows whole seconds only, so they come in clumps, and others come too. Beyond
-`LONGEST_WAIT_S` everybody is told just that, and it is no longer a promise.
+`1 / (ROOM - 1)` is promised to nobody: HTTP knows whole seconds only, so they come in clumps, and others come too. Who asks again
+before its time stands in a line of its own, so that one impatient caller makes nobody else wait. Beyond `LONGEST_WAIT_S`
+everybody is told just that, and it is no longer a promise.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from steadyvoice.serving.hardware import Admission
 LEAVES_KEPT = 64  # of which the pace is taken
 LONGEST_WAIT_S = 3_600.0  # that anybody is told
 ROOM = 1.25  # time between two promised places, in times between two that fall free
+PROMISES_KEPT = 4_096  # of different callers
 
 
 class Door:
-    """`with door.enter():` around one request."""
+    """`with door.enter(caller):` around one request."""
 
     def __init__(
         self,
@@ -41,24 +43,26 @@ class Door:
         self._on_change = on_change
         self._now = clock
         self._left: deque[float] = deque(maxlen=LEAVES_KEPT)  # when somebody left, since the house was last empty
-        self._promised = 0.0  # the last moment that somebody was told to come back at
+        self._line = 0.0  # the last moment that was told to somebody who came for the first time
+        self._told: dict[str, float] = {}  # each caller's last moment
         self._inside = 0
         self._closing = False
         self._changed = threading.Condition(threading.RLock())
 
     @contextmanager
-    def enter(self) -> Iterator[None]:
-        """Hold a place while the block runs.
+    def enter(self, caller: str) -> Iterator[None]:
+        """Hold a place while the block runs. `caller` is who is told to come back, where there is none.
 
         Raises:
             Overloaded: as many are inside as may be.
             EngineUnavailable: the server is draining.
         """
         with self._changed:
-            self.check()
-            if not self._inside:
+            self.check(caller)
+            if not self._inside:  # there is room for all who were told to come later
                 self._left.clear()
-                self._promised = 0.0  # there is room for all who were told to come later
+                self._line = 0.0
+                self._told.clear()
             self._inside += 1
             self._on_change(self._inside)
         try:
@@ -70,7 +74,7 @@ class Door:
                 self._on_change(self._inside)
                 self._changed.notify_all()
 
-    def check(self) -> None:
+    def check(self, caller: str) -> None:
         """Raise as `enter` would, without entering."""
         if self._closing:
             raise EngineUnavailable("the server is draining before it stops", retry_after_s=10)
@@ -78,18 +82,26 @@ class Door:
             raise Overloaded(
                 f"{self._inside} requests are in progress and that is the limit "
                 f"({self.admission.concurrency} at work, {self.admission.queue_size} waiting)",
-                retry_after_s=self._next_place_s(),
+                retry_after_s=self._next_place_s(caller),
             )
 
-    def _next_place_s(self) -> float:
+    def _next_place_s(self, caller: str) -> float:
         """Seconds until a place that nobody else was told of should be free."""
         with self._changed:
             now, soonest = self._now(), self._retry_after()
             between_s = soonest / self.admission.capacity
             if len(self._left) > 1:
                 between_s = (self._left[-1] - self._left[0]) / (len(self._left) - 1)
-            self._promised = min(max(now + soonest, self._promised + ROOM * between_s), now + LONGEST_WAIT_S)
-            return self._promised - now
+            told = self._told.get(caller, 0.0)
+            if told > now:
+                moment = told + ROOM * between_s
+            else:
+                moment = self._line = max(now + soonest, self._line + ROOM * between_s)
+            if len(self._told) >= PROMISES_KEPT:
+                self._told = {other: due for other, due in self._told.items() if due > now}
+            if len(self._told) < PROMISES_KEPT or caller in self._told:
+                self._told[caller] = min(moment, now + LONGEST_WAIT_S)
+            return min(moment, now + LONGEST_WAIT_S) - now
 
     @property
     def inside(self) -> int:

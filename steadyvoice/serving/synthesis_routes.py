@@ -92,7 +92,7 @@ def add_synthesis_routes(app: FastAPI, synthesizer: Synthesizer) -> None:
     async def answer(request: Request, speak: SpeakRequest, stream: bool) -> Response:
         caller = caller_of(request)
         async with AsyncExitStack() as hold:
-            hold.enter_context(service.door.enter())
+            hold.enter_context(service.door.enter(caller))
             if not stream:
                 spoken = await unless_gone(request, synthesizer.speak(speak, caller))
                 headers = {

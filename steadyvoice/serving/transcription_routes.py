@@ -54,7 +54,7 @@ def add_transcription_routes(app: FastAPI, transcriber: Transcriber) -> None:
         """Speech to text. Fields: file, language, response_format, stream, timestamp_granularities[], use_itn, merge_length_s,
         service_class (interactive, batch); model, prompt and temperature are accepted and have no effect."""
         try:
-            service.door.check()  # before a large upload is read for nothing
+            service.door.check(caller_of(request))  # before a large upload is read for nothing
         except (Overloaded, EngineUnavailable):
             await read_and_drop(request)
             raise
@@ -62,7 +62,7 @@ def add_transcription_routes(app: FastAPI, transcriber: Transcriber) -> None:
             fields = await request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
             hold.push_async_callback(fields.close)
             form = parse_form(fields, transcriber)
-            hold.enter_context(service.door.enter())
+            hold.enter_context(service.door.enter(caller_of(request)))
             events = transcriber.transcribe(form.file, form.options, caller_of(request))
             if not form.stream:
                 return render(await unless_gone(request, finished(events)), form)

@@ -35,7 +35,9 @@ MARGIN = 1.1  # on top of what was measured: other audio, other fragments of mem
 BOUND_SLACK = 1.15  # torch may reserve so much of what it is expected to allocate, as memory comes in pieces
 RECYCLE_BUDGETS, RECYCLE_SLACK = 2.0, 256_000_000  # over the model and so many batches and bytes, memory has crept away
 LIMIT_SLACK = 1.05  # and over what is allowed by so much, in any case
-VERSION = 1  # of the file's contents
+NOTHING = 1e-6  # of the largest point: a term that adds no more is none
+EXACT = NOTHING**2  # of the squares that are fitted: a smaller rest is rounding
+VERSION = 2  # of the file's contents
 
 Cost = tuple[float, float, float]  # fixed, linear, quadratic
 Point = tuple[int, float, int]  # items, longest in seconds, bytes
@@ -61,7 +63,7 @@ def budget_of(model: Model, device: Device, shared: SharedDevice, plan: MemoryPl
         room = min(room, plan.limit - held)
     device.bound(max(0, held + room))
     folder = Path(plan.folder) / "profiles" if plan.folder else None
-    cost = cost_of(key, folder, lambda: sweep(model, device, shapes, room), len(shapes))
+    cost = cost_of(key, folder, lambda: sweep(model, device, shapes, room))
     fixed, linear, quadratic = cost
     need = fixed + plan.padded_s * (linear + quadratic * longest)
     size = min(need, room)
@@ -79,34 +81,52 @@ def budget_of(model: Model, device: Device, shared: SharedDevice, plan: MemoryPl
     return BatchBudget(size, fixed, linear, quadratic, recycle)
 
 
-def sweep(model: Model, device: Device, shapes: Sequence[tuple[int, float]], room: float) -> list[Point]:
-    """Run a batch of noise of each shape: (items, seconds, the most bytes that it held).
+def sweep(model: Model, device: Device, shapes: Sequence[tuple[int, float]], room: float) -> tuple[list[Point], bool]:
+    """Run a batch of noise of each shape: (items, seconds, the most bytes that it held), and whether all were run.
 
-    Ends before the first shape that by those before it would not fit into `room` bytes, or that did not.
+    Ends before the first shape that by those before it would not fit into `room` bytes. One that turns out not to fit is cut in
+    halves until it does; what did not fit is a point too, of the most bytes that it may have wanted.
 
     Raises:
         Exception: the model fails on the first.
     """
-    example: Callable[[float], Payload] = model.example  # type: ignore[attr-defined]
     points: list[Point] = []
     for items, seconds in shapes:
-        if points and predicted(fit(points), items, seconds) > room:
-            break
-        device.start_measuring()
-        try:
-            for _ in model.run([example(seconds)] * items):
-                pass
-        except Exception as error:
-            if not points or fault_of(error) is not Fault.OUT_OF_MEMORY:
-                raise
-            failed = True
-        else:
-            failed = False
-        if failed:  # and the exception has let go of what there was
-            device.trim()
-            break
-        points.append((items, seconds, device.used()))
-    return points
+        if len(points) > 1 and predicted(fit(points), items, seconds) > room:
+            return points, False
+        used = _used_by(model, device, items, seconds, first=not points)
+        if used is not None:
+            points.append((items, seconds, used))
+            continue
+        single = [point for point in points if point[0] == 1]
+        while items == 1 and seconds / 2 > single[-1][1]:
+            used = _used_by(model, device, 1, seconds / 2)
+            if used is not None:
+                single.append((1, seconds / 2, used))
+                points.append(single[-1])
+                break
+            seconds /= 2
+        # How much it would have taken nobody saw; no term grows faster than with the square of the length.
+        _, known_s, known = single[-1]
+        most = items * known * max(1.0, seconds / known_s) ** 2
+        return [*points, (items, seconds, int(max(room, most)))], False
+    return points, True
+
+
+def _used_by(model: Model, device: Device, items: int, seconds: float, first: bool = False) -> int | None:
+    """The most bytes that a batch of noise held; None where memory ran out, unless it is the first."""
+    example: Callable[[float], Payload] = model.example  # type: ignore[attr-defined]
+    device.start_measuring()
+    try:
+        for _ in model.run([example(seconds)] * items):
+            pass
+    except Exception as error:
+        if first or fault_of(error) is not Fault.OUT_OF_MEMORY:
+            raise
+    else:
+        return device.used()
+    device.trim()  # only here the exception has let go of what there was
+    return None
 
 
 def predicted(cost: Cost, items: int, longest: float) -> float:
@@ -115,8 +135,8 @@ def predicted(cost: Cost, items: int, longest: float) -> float:
     return fixed + items * longest * (linear + quadratic * longest)
 
 
-def cost_of(key: dict[str, Any], folder: Path | None, measure: Callable[[], Sequence[Point]], complete: int) -> Cost:
-    """From the file that an earlier start left for the same `key`, else measured, and kept there if there are `complete` points.
+def cost_of(key: dict[str, Any], folder: Path | None, measure: Callable[[], tuple[Sequence[Point], bool]]) -> Cost:
+    """From the file that an earlier start left for the same `key`, else measured, and kept there if the measurement is complete.
 
     A file that cannot be read or written costs time and nothing else.
     """
@@ -133,10 +153,10 @@ def cost_of(key: dict[str, Any], folder: Path | None, measure: Callable[[], Sequ
         except (OSError, ValueError, KeyError, TypeError):
             pass
     began = time.monotonic()
-    points = list(measure())
+    points, complete = measure()
     cost = fit(points)
     log.info("memory of a batch measured in %.1f s: %s", time.monotonic() - began, describe(cost))
-    if file is not None and len(points) == complete:
+    if file is not None and complete:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             part = file.with_suffix(f".{os.getpid()}.part")
@@ -151,16 +171,20 @@ def fit(points: Sequence[Point]) -> Cost:
     """Least squares with no coefficient below zero, then raised until no point lies above, and by `MARGIN`.
 
     With three terms the best of the eight subsets is the non-negative solution (Lawson and Hanson, "Solving Least Squares
-    Problems", 1974, find it with more steps).
+    Problems", 1974, find it with more steps). Where there are so few points that several are exact, it is the last of them, which
+    grows fastest: what was not measured is rather taken for too much.
     """
     terms = np.array([(1.0, items * longest, items * longest**2) for items, longest, _ in points])
     measured = np.array([float(used) for *_, used in points])
     best, least = np.zeros(3), float("inf")
-    for columns in itertools.chain.from_iterable(itertools.combinations(range(3), count) for count in (1, 2, 3)):
+    exact = EXACT * float((measured**2).sum())
+    counts = range(1, min(3, len(points)) + 1)
+    for columns in itertools.chain.from_iterable(itertools.combinations(range(3), count) for count in counts):
         found = np.zeros(3)
         found[list(columns)] = np.linalg.lstsq(terms[:, columns], measured, rcond=None)[0]
-        rest = float(((terms @ found - measured) ** 2).sum())
-        if (found >= 0).all() and rest < least:
+        found[np.abs(terms * found).max(axis=0) < NOTHING * measured.max()] = 0.0  # rounding may make it less than that
+        rest = max(exact, float(((terms @ found - measured) ** 2).sum()))
+        if (found >= 0).all() and rest <= least:
             best, least = found, rest
     guesses = terms @ best
     short = max((float(used / guess) for used, guess in zip(measured, guesses, strict=True) if guess > 0), default=1.0)

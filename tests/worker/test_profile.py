@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steadyvoice.engine.budget import CostModel
+from steadyvoice.engine.budget import Budget, CostModel
 from steadyvoice.protocol import Items, MemoryPlan, ModelInfo, Outcome, Payload
 from steadyvoice.worker.device import Device
 from steadyvoice.worker.profile import MARGIN, Point, budget_of, cost_of, fit, predicted, sweep
@@ -16,7 +16,6 @@ from steadyvoice.worker.profile import SHAPES as PARTS
 from steadyvoice.worker.sharing import SharedDevice
 
 SHAPES = [(items, part * 30.0) for items, part in PARTS]
-COMPLETE = len(SHAPES)
 KEY = {"engine": "sensevoice", "precision": "int8", "device": "cpu"}
 
 
@@ -45,35 +44,35 @@ def test_whatever_was_measured_is_covered_and_no_term_is_negative(used: list[int
 
 
 def test_a_measurement_is_kept_and_not_made_again(tmp_path: Path) -> None:
-    first = cost_of(KEY, tmp_path, lambda: points(1e6, 2e6, 0), COMPLETE)
+    first = cost_of(KEY, tmp_path, lambda: (points(1e6, 2e6, 0), True))
 
-    def never() -> list[Point]:
+    def never() -> tuple[list[Point], bool]:
         raise AssertionError("measured again")
 
-    assert cost_of(KEY, tmp_path, never, COMPLETE) == first
+    assert cost_of(KEY, tmp_path, never) == first
 
 
 @pytest.mark.parametrize("change", [{"precision": "fp32"}, {"device": "NVIDIA H200"}, {"revision": "2"}])
 def test_another_device_model_or_precision_is_measured_anew(tmp_path: Path, change: dict[str, str]) -> None:
-    cost_of(KEY, tmp_path, lambda: points(1e6, 2e6, 0), COMPLETE)
+    cost_of(KEY, tmp_path, lambda: (points(1e6, 2e6, 0), True))
 
-    assert cost_of({**KEY, **change}, tmp_path, lambda: points(0, 1e6, 0), COMPLETE) == fit(points(0, 1e6, 0))
+    assert cost_of({**KEY, **change}, tmp_path, lambda: (points(0, 1e6, 0), True)) == fit(points(0, 1e6, 0))
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"key": 1}', "[]", '{"cost": [1, 2]}'])
 def test_a_damaged_file_costs_only_the_time_to_measure(tmp_path: Path, damage: str) -> None:
-    expected = cost_of(KEY, tmp_path, lambda: points(1e6, 2e6, 0), COMPLETE)
+    expected = cost_of(KEY, tmp_path, lambda: (points(1e6, 2e6, 0), True))
     (file,) = tmp_path.iterdir()
     file.write_text(damage)
 
-    assert cost_of(KEY, tmp_path, lambda: points(1e6, 2e6, 0), COMPLETE) == expected
+    assert cost_of(KEY, tmp_path, lambda: (points(1e6, 2e6, 0), True)) == expected
     assert json.loads(file.read_text())["cost"] == list(expected)
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
 
-    assert cost_of(KEY, tmp_path / "file" / "folder", lambda: points(1e6, 2e6, 0), COMPLETE) == fit(points(1e6, 2e6, 0))
+    assert cost_of(KEY, tmp_path / "file" / "folder", lambda: (points(1e6, 2e6, 0), True)) == fit(points(1e6, 2e6, 0))
 
 
 # --- the budget that follows
@@ -161,25 +160,63 @@ def test_a_device_on_which_not_one_second_fits_is_out_of_memory() -> None:
 
 
 def test_measuring_ends_before_what_would_not_fit() -> None:
-    ran = sweep(MeasurableModel(), DeviceOfKnownSize(), SHAPES, room=30 * MB)
+    ran, complete = sweep(MeasurableModel(), DeviceOfKnownSize(), SHAPES, room=30 * MB)
 
     assert [(items, seconds) for items, seconds, _ in ran] == SHAPES[:3]  # 30 s would take 61 MB
+    assert not complete
 
 
-def test_what_does_not_fit_ends_the_measuring_and_not_the_load(tmp_path: Path) -> None:
-    class Small(MeasurableModel):
+class CardThatRefuses(DeviceOfKnownSize):
+    """As torch: whatever would pass the bound is out of memory, and so is more than there is room for."""
+
+    limit, peak = 10**12, 0
+
+    def free(self) -> int:
+        return 10_000 * MB
+
+    def start_measuring(self) -> None:
+        self.peak = 0
+
+    def used(self) -> int:
+        return self.peak
+
+    def bound(self, limit: int) -> None:
+        self.limit = limit
+
+
+Law = Callable[[int, float], float]
+LAWS: dict[str, Law] = {
+    "linear": lambda items, s: 10 * items * s,
+    "with a fixed part": lambda items, s: 8 + 2 * items * s,
+    "quadratic": lambda items, s: 5 + 0.05 * items * s + 0.15 * items * s**2,
+}
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+@pytest.mark.parametrize("room", [13, 20, 50, 79, 85, 150, 200, 340])
+def test_what_did_not_fit_when_it_was_tried_is_not_let_in_later(law: Law, room: int, tmp_path: Path) -> None:
+    card = CardThatRefuses()
+    refused = False
+
+    class Model(MeasurableModel):
         def run(self, items: Items) -> Iterator[Outcome]:
-            if items[0].fields["seconds"] > 20:
+            nonlocal refused
+            need = round(law(len(items), items[0].fields["seconds"]) * MB)
+            if 500 * MB + need > card.limit:
+                refused = True
                 raise MemoryError
+            card.peak = max(card.peak, need)
             yield from items
 
-    device = DeviceOfKnownSize()
-    plan = MemoryPlan(padded_s=30.0, folder=str(tmp_path))
-    budget = budget_of(Small(), device, DeviceSharedWith(0), plan, dict(KEY))
+    plan = MemoryPlan(padded_s=30.0, limit=(500 + room) * MB, folder=str(tmp_path))
+    found = budget_of(Model(), card, DeviceSharedWith(0), plan, dict(KEY))
 
-    assert budget is not None
-    assert device.trimmed
-    assert not list(tmp_path.rglob("*.json"))  # another time there may be more room
+    assert found is not None
+    longest = Budget(30.0, found.bytes, CostModel(found.fixed, found.linear, found.quadratic)).longest_s
+    assert law(1, longest) <= room
+    assert longest == 30 or law(1, longest) > room / 2.5  # nor is more kept back than halving costs
+    assert card.trimmed == refused
+    assert not (refused and list(tmp_path.rglob("*.json")))  # another time there may be more room
 
 
 def test_a_model_without_an_example_has_no_budget_in_bytes() -> None:
