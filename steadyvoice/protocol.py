@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 LENGTH = struct.Struct("<I")  # bytes of the JSON header
 DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "int16": np.dtype("<i2")}  # what may cross the pipe
 HEARTBEAT_S = 1.0  # a live worker says something at least this often
+EXIT_OUT_OF_MEMORY = 76  # status of a worker that had not the memory to read or to say something
 
 FloatArray = NDArray[np.float32]
 PcmArray = NDArray[np.int16]

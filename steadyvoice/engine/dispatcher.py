@@ -27,12 +27,23 @@ from steadyvoice.engine.tickets import Answer, JobHandle, Ledger, Pending, Task,
 from steadyvoice.engine.worker_handle import Worker, WorkerGone, WorkerHandle, WorkerSpec
 from steadyvoice.engine.worker_slot import State, WorkerSlot
 from steadyvoice.memory import MemoryLog, MemorySample, oom_kills
-from steadyvoice.protocol import HEARTBEAT_S, BatchBudget, ItemError, Message, ModelInfo, Payload, ProtocolError, can_be_sent
+from steadyvoice.protocol import (
+    EXIT_OUT_OF_MEMORY,
+    HEARTBEAT_S,
+    BatchBudget,
+    ItemError,
+    Message,
+    ModelInfo,
+    Payload,
+    ProtocolError,
+    can_be_sent,
+)
 
 log = logging.getLogger(__name__)
 
 FIRST_RATE = 10.0  # seconds of audio per second, until a batch has been measured
 RATE_WEIGHT = 0.2  # of the newest batch in the running average
+LEAVE_WAIT_S = 10.0  # somebody who asked for the memory waits so long for the end of what runs
 NEVER = float("inf")
 
 
@@ -106,6 +117,7 @@ class Dispatcher:
         self._batches = self._largest_batch = 0
         self._events: Counter[str] = Counter()
         self._last_busy = clock()
+        self._asked_to_leave = -NEVER  # when another worker asked last
         self._recycle_bytes = NEVER
         self._oom_kills = 0
         self._closing = False
@@ -221,7 +233,7 @@ class Dispatcher:
                 self._hear(message)
         except WorkerGone:
             self._worker_died("died")
-        except (ProtocolError, LookupError, TypeError, ValueError, OverflowError) as error:
+        except (ProtocolError, LookupError, TypeError, ValueError, OverflowError, MemoryError) as error:
             log.error("worker talks nonsense: %r", error)
             self._worker_died("broke the protocol")
         else:
@@ -363,7 +375,7 @@ class Dispatcher:
             case "aborted":
                 self._batch_aborted(message)
             case "asked_to_leave":
-                self._leave_if_idle("another worker needs the memory")
+                self._asked_to_leave = self._now()
             case "hello" | "heartbeat":
                 pass
             case kind:
@@ -488,12 +500,12 @@ class Dispatcher:
         self._events[how] += 1
         running, self._running = self._running, None
         # A batch that can still be split tells something; a lone item or an idle worker says that the fault may be elsewhere.
-        self._slot.died(how, counts=running is None or len(running.works) == 1)
+        status = self._slot.died(how, counts=running is None or len(running.works) == 1)
         if running is None:
             return
         failure = Failure.DEATH
         error: errors.SteadyvoiceError = errors.WorkerDied(f"the worker {how} twice while working on nothing but this request")
-        if oom_kills() > self._oom_kills:  # the kernel took it, which is nobody's poison
+        if oom_kills() > self._oom_kills or status == EXIT_OUT_OF_MEMORY:  # the kernel took it, which is nobody's poison
             failure = Failure.OUT_OF_MEMORY
             error = errors.OutOfMemory("the machine ran out of memory", retry_after_s=self._retry_after())
         retried, owed = self._failed(running, failure)
@@ -505,11 +517,14 @@ class Dispatcher:
     def _unload_if_idle(self) -> None:
         if self._now() >= self._last_busy + self._policy.idle_unload_s:
             self._leave_if_idle(f"idle for {self._policy.idle_unload_s:g} s")
+        elif self._now() < self._asked_to_leave + LEAVE_WAIT_S:
+            self._leave_if_idle("another worker needs the memory")
 
     def _leave_if_idle(self, why: str) -> None:
         if self._slot.state is not State.READY or self._running is not None or self._is_worker_wanted():
             return
         self._slot.leave(why)
+        self._asked_to_leave = -NEVER
         self._events["unloaded"] += 1
         self._note_no_worker("unload")
 

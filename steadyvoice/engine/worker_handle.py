@@ -24,6 +24,7 @@ from steadyvoice.protocol import MemoryPlan, Message, decode, encode
 log = logging.getLogger(__name__)
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent.parent
+FRAME_BYTES = 1 << 30  # of one answer: the longest speech is some megabytes, and a length is believed before it is read
 EXIT_WAIT_S = 2.0  # a worker that was asked to go may take so long
 PIPE_TIMEOUT_S = 5.0  # for a part of a frame to pass; a worker that is alive and idle reads at once
 
@@ -145,7 +146,7 @@ class WorkerHandle:
         try:
             if not self.connection.poll():
                 return None
-            frame = self.connection.recv_bytes()
+            frame = self.connection.recv_bytes(FRAME_BYTES)
         except (EOFError, OSError) as error:
             raise WorkerGone(str(error)) from error
         self.last_heard = time.monotonic()

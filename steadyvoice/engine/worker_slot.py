@@ -100,20 +100,19 @@ class WorkerSlot:
         failed, self.loaded = self.loaded, Future()
         return failed
 
-    def died(self, how: str, counts: bool = True) -> None:
+    def died(self, how: str, counts: bool = True) -> int | None:
         """The worker is gone, or is to go: a new one may start, at once after the first death, later after more in a row that
-        count."""
+        count. Returns its exit status."""
         status = self._remove()
         log.error("worker %s (exit status %s)", how, status)
         self.deaths += 1
         self.last_error = f"the worker {how}"
         self._becomes_empty()
-        if not counts:
-            return
-        if self.may_try_again:
+        if counts and self.may_try_again:
             self._failures += 1
-        else:
+        elif counts:
             self._back_off()
+        return status
 
     def worked(self) -> None:
         """A batch came back: the next failure starts counting afresh."""

@@ -15,12 +15,13 @@ from typing import Any
 from purgatory import SyncCircuitBreakerFactory
 from purgatory.domain.model import OpenedState
 
-from steadyvoice.errors import EngineUnavailable, ItemFailed, OutOfMemory, WorkerDied
+from steadyvoice.errors import EngineUnavailable, OutOfMemory, WorkerDied
 
 THRESHOLD = 5  # jobs in a row that failed, and none that went well between them
 OPEN_S = 30  # before one is let through again
-# A load that fails is not among them: the engine itself refuses at once until the next may be tried.
-FAILURES = (ItemFailed, OutOfMemory, WorkerDied)
+# A load that fails is not among them: the engine itself refuses at once until the next may be tried. Nor is a model that raises:
+# that costs nobody else anything, and one caller's bad file would shut out all.
+FAILURES = (OutOfMemory, WorkerDied)
 
 
 class Breaker:
@@ -30,6 +31,7 @@ class Breaker:
         self._circuit = SyncCircuitBreakerFactory(threshold, open_s).get_breaker("engine").context
         self._open_s = open_s
         self._probing = False  # the one that was let through has no outcome yet
+        self._turn = 0  # of the circuit; a job that was admitted before the last one has nothing to say any more
         self._lock = threading.Lock()
 
     @property
@@ -43,35 +45,42 @@ class Breaker:
         with self._lock:
             self._check()
 
-    def admit(self) -> None:
-        """As `check`, and the job that follows is the one to decide, if one has to. `watch` or `gave_up` must follow."""
+    def admit(self) -> int:
+        """As `check`, and the job that follows is the one to decide, if one has to. `watch` or `gave_up` must follow, with what
+        this returned."""
         with self._lock:
             self._check()
-            self._probing = self._circuit.state == "half-opened"
+            if self._circuit.state == "half-opened":
+                self._probing = True
+                self._turn += 1
+            return self._turn
 
-    def gave_up(self) -> None:
+    def gave_up(self, admitted: int) -> None:
         """The job that was admitted never came to the engine."""
         with self._lock:
-            self._probing = False
+            self._probing &= admitted != self._turn
 
-    def watch(self, tickets: Sequence[Future[Any]]) -> None:
-        """Learn from the tickets of one job: its first failure counts, its others do not; so does each success."""
-        failed, left = threading.Event(), len(tickets)
+    def watch(self, admitted: int, tickets: Sequence[Future[Any]]) -> None:
+        """Learn from a job once all its tickets have an outcome: it failed if one of them did, and else went well if one did."""
+        left, failure, went_well = len(tickets), None, False
         if not tickets:
-            self.gave_up()
+            self.gave_up(admitted)
 
         def done(ticket: Future[Any]) -> None:
-            nonlocal left
+            nonlocal left, failure, went_well
             error = None if ticket.cancelled() else ticket.exception()
             with self._lock:
                 left -= 1
-                if not left or error is not None:
-                    self._probing = False
                 if isinstance(error, FAILURES):
-                    if not failed.is_set():
-                        failed.set()
-                        self._circuit.handle_exception(error)
-                elif error is None and not ticket.cancelled():
+                    failure = error
+                went_well |= error is None and not ticket.cancelled()
+                if left or admitted != self._turn:
+                    return
+                self._probing = False
+                if failure is not None:
+                    self._circuit.handle_exception(failure)
+                    self._turn += self._circuit.state == "opened"
+                elif went_well:
                     self._circuit.handle_end_request()
                 self._circuit.messages.clear()
 

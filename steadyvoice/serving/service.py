@@ -74,14 +74,14 @@ class Service:
             EngineUnavailable: by the circuit breaker, without asking the engine.
             SteadyvoiceError: as `Engine.submit`.
         """
-        self.breaker.admit()
+        admitted = self.breaker.admit()
         timeout_s = self.settings.request_timeout_s
         try:
             job = self.engine.submit(tasks, caller=caller, service_class=service_class, timeout_s=timeout_s)
         except BaseException:
-            self.breaker.gave_up()
+            self.breaker.gave_up(admitted)
             raise
-        self.breaker.watch(job.tickets)
+        self.breaker.watch(admitted, job.tickets)
         return job
 
     async def on_host(self, function: Callable[[], T]) -> T:

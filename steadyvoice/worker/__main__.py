@@ -17,6 +17,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
 from multiprocessing.connection import Connection
@@ -24,7 +26,17 @@ from pathlib import Path
 from typing import Any
 
 from steadyvoice.memory import MemorySample, sample
-from steadyvoice.protocol import HEARTBEAT_S, BatchBudget, ItemError, MemoryPlan, Message, Payload, decode, encode
+from steadyvoice.protocol import (
+    EXIT_OUT_OF_MEMORY,
+    HEARTBEAT_S,
+    BatchBudget,
+    ItemError,
+    MemoryPlan,
+    Message,
+    Payload,
+    decode,
+    encode,
+)
 from steadyvoice.worker.device import Device
 from steadyvoice.worker.faults import Fault, fault_of
 from steadyvoice.worker.models import Model, load_model
@@ -151,20 +163,30 @@ def _load(pipe: Pipe, arguments: dict[str, Any], device: Device, shared: SharedD
 
 
 def _read(connection: Connection, inbox: queue.SimpleQueue[Message]) -> None:
-    try:
+    with _ends_the_process():  # at the end of the file, or by a fault: not even a batch in hand is of use to anybody
         while True:
             inbox.put(decode(connection.recv_bytes()))
-    except (EOFError, OSError):
-        os._exit(0)  # the app closed the pipe: not even a batch in hand is of use to anybody
 
 
 def _beat(pipe: Pipe, shared: SharedDevice) -> None:
     wakeless = threading.Event()
-    while not wakeless.wait(HEARTBEAT_S):
-        try:
+    with _ends_the_process():
+        while not wakeless.wait(HEARTBEAT_S):
             pipe.send("asked_to_leave" if shared.is_asked_to_leave() else "heartbeat")
-        except OSError:
-            os._exit(0)
+
+
+@contextmanager
+def _ends_the_process() -> Iterator[None]:
+    """A worker that can no longer hear, or no longer say that it lives, must not live on."""
+    try:
+        yield
+    except (EOFError, OSError):  # the app closed the pipe
+        os._exit(0)
+    except MemoryError:
+        os._exit(EXIT_OUT_OF_MEMORY)
+    except BaseException:
+        log.critical("the worker's end of the pipe failed", exc_info=True)
+        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import os
+import struct
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
 
-from steadyvoice.engine.worker_handle import WORKER_ENVIRONMENT, WorkerHandle, WorkerSpec
+from steadyvoice.engine.worker_handle import WORKER_ENVIRONMENT, WorkerGone, WorkerHandle, WorkerSpec
 
 
 def environment_of_a_worker() -> set[str]:
@@ -25,3 +28,15 @@ def test_what_the_user_set_for_torch_stays(monkeypatch: pytest.MonkeyPatch) -> N
     for name in WORKER_ENVIRONMENT:
         monkeypatch.setenv(name, "of the user")
     assert {f"{name}=of the user" for name in WORKER_ENVIRONMENT} <= environment_of_a_worker()
+
+
+def test_a_frame_longer_than_any_answer_is_not_believed() -> None:
+    handle = WorkerHandle(WorkerSpec("never:loaded"))
+    try:
+        handle.connection.close()
+        handle.connection, liar = Pipe()
+        os.write(liar.fileno(), struct.pack("!iQ", -1, 1 << 40))  # how multiprocessing announces a long frame
+        with pytest.raises(WorkerGone):
+            handle.receive()
+    finally:
+        handle.kill()
