@@ -54,6 +54,8 @@ class Budget:
     @property
     def longest_s(self) -> float:
         """Seconds of the longest item that fits alone."""
+        if self.fits(1, self.padded_s):  # the inverse may be a rounding short of it
+            return self.padded_s
         return min(self.padded_s, self.cost.longest(self.bytes))
 
 

@@ -67,15 +67,15 @@ class Service:
         if settings.preload:
             self.engine.load()
 
-    def submit(self, tasks: Sequence[Task], caller: str, service_class: ServiceClass) -> JobHandle:
-        """Hand tasks to the engine, unless it keeps failing.
+    def submit(self, tasks: Sequence[Task], caller: str, service_class: ServiceClass, spent_s: float = 0.0) -> JobHandle:
+        """Hand tasks to the engine, unless it keeps failing. `spent_s` of the request's time have passed already.
 
         Raises:
             EngineUnavailable: by the circuit breaker, without asking the engine.
             SteadyvoiceError: as `Engine.submit`.
         """
         admitted = self.breaker.admit()
-        timeout_s = self.settings.request_timeout_s
+        timeout_s = self.settings.request_timeout_s - spent_s
         try:
             job = self.engine.submit(tasks, caller=caller, service_class=service_class, timeout_s=timeout_s)
         except BaseException:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from steadyvoice.catalogue import RECOGNITION_LANGUAGES, TOKENS_PER_SECOND
 from steadyvoice.engine.scheduler import ServiceClass
 from steadyvoice.engine.tickets import Answer, JobHandle, Task
-from steadyvoice.errors import InvalidInput
+from steadyvoice.errors import InvalidInput, TooLarge
 from steadyvoice.media.decode import SAMPLE_RATE, DecodeLimits, decode
 from steadyvoice.media.rich_text import RichSegment, funasr_rich_text, join_text, rich_text
 from steadyvoice.media.segment import SegmentOptions, Span, segment
@@ -149,7 +150,7 @@ class Transcriber:
         Raises:
             SteadyvoiceError: every subclass that decode and engine raise.
         """
-        service = self.service
+        service, began = self.service, time.monotonic()
         yield Progress("decoding")
         key = (await service.on_host(partial(_content_hash, file)), replace(options, service_class=ServiceClass.INTERACTIVE))
         known = self._cache.get(key)
@@ -163,9 +164,12 @@ class Transcriber:
         samples = await service.on_host(partial(decode, file, self._limits))
         service.memory.step("decode")
         yield Progress("segmenting")
-        spans = await self._segmented(samples, options)
-        service.memory.step("segment")
-        job = self._submit(samples, spans, options, caller)
+        spans = await self._segmented(samples, options, began)
+        try:
+            job = self._submit(samples, spans, options, caller, began)
+        except TooLarge:  # the model was loaded anew meanwhile, and has less room
+            spans = await self._segmented(samples, options, began)
+            job = self._submit(samples, spans, options, caller, began)
         duration = len(samples) / SAMPLE_RATE
         del samples  # the engine holds what it needs
         service.memory.step("queue")
@@ -199,7 +203,7 @@ class Transcriber:
         )
         yield transcript
 
-    async def _segmented(self, samples: NDArray[np.float32], options: TranscribeOptions) -> list[Span]:
+    async def _segmented(self, samples: NDArray[np.float32], options: TranscribeOptions, began: float) -> list[Span]:
         """Where somebody speaks, cut as short as the device needs it: that is known once the model has loaded, which goes on
         meanwhile. A load that fails is left to `submit` to tell."""
         service = self.service
@@ -207,9 +211,10 @@ class Transcriber:
         loaded.add_done_callback(_heed)
         cuts = self._cuts(options)
         spans = await service.on_host(partial(segment, samples, cuts))
-        await asyncio.wait({loaded}, timeout=service.settings.request_timeout_s)
+        await asyncio.wait({loaded}, timeout=max(0.0, began + service.settings.request_timeout_s - time.monotonic()))
         if (shorter := self._cuts(options)) != cuts:
             spans = await service.on_host(partial(segment, samples, shorter))
+        service.memory.step("segment")
         return spans
 
     def _cuts(self, options: TranscribeOptions) -> SegmentOptions:
@@ -221,7 +226,9 @@ class Transcriber:
         longest = min(wanted, fits)
         return SegmentOptions(min(options.merge_length_s, longest), longest)
 
-    def _submit(self, samples: NDArray[np.float32], spans: Sequence[Span], options: TranscribeOptions, caller: str) -> JobHandle:
+    def _submit(
+        self, samples: NDArray[np.float32], spans: Sequence[Span], options: TranscribeOptions, caller: str, began: float
+    ) -> JobHandle:
         """One task per span; the payloads are views of `samples`, copied only when they are sent."""
         tasks = [
             Task(
@@ -230,7 +237,7 @@ class Transcriber:
             )
             for span in spans
         ]
-        return self.service.submit(tasks, caller, options.service_class)
+        return self.service.submit(tasks, caller, options.service_class, spent_s=time.monotonic() - began)
 
     def _finish(self, segments: tuple[TranscriptSegment, ...], duration: float, answers: Sequence[Answer]) -> Transcript:
         """Off the hot path: join the text, make the views."""

@@ -3,6 +3,8 @@ from __future__ import annotations
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from steadyvoice.engine.budget import RECOVERY, SMALLEST_SHARE, Allowance, Budget, CostModel
 
@@ -58,3 +60,9 @@ def test_an_allowance_halves_at_once_and_recovers_slowly() -> None:
     for _ in range(100):
         allowance.halve()
     assert allowance.share == SMALLEST_SHARE
+
+
+@given(st.floats(0, 1e9), st.floats(0, 1e8), st.floats(0, 1e7))
+def test_a_budget_for_a_full_item_takes_a_full_item(fixed: float, linear: float, quadratic: float) -> None:
+    cost = CostModel(fixed, linear, quadratic)
+    assert Budget(30.0, cost.bytes(1, 30.0), cost).longest_s == 30.0

@@ -10,7 +10,7 @@ import pytest
 
 from steadyvoice import errors
 from steadyvoice.engine.budget import Budget
-from steadyvoice.engine.dispatcher import LEAVE_WAIT_S, Dispatcher
+from steadyvoice.engine.dispatcher import FIRST_RATE, LEAVE_WAIT_S, Dispatcher
 from steadyvoice.engine.scheduler import Limits
 from steadyvoice.engine.tickets import Task
 from steadyvoice.engine.worker_handle import WorkerGone, WorkerSpec
@@ -156,3 +156,17 @@ def test_an_answer_that_there_is_no_memory_for_costs_the_worker_and_not_the_engi
     scene.answers()
 
     assert ticket.result(0).payload.fields["name"] == "a"
+
+
+def test_who_finds_the_backlog_full_is_told_when_there_is_room_for_all_of_it() -> None:
+    scene = Scene()
+    scene.dispatcher._scheduler.limits = Limits(Budget(30.0), max_backlog_s=7_200.0)
+    submit(scene)
+    hour = [Task(Payload(), 30.0) for _ in range(120)]
+    for caller in "ab":
+        scene.dispatcher.submit(hour, caller=caller)
+
+    with pytest.raises(errors.Overloaded) as refused:
+        scene.dispatcher.submit(hour, caller="c")
+
+    assert refused.value.retry_after_s == pytest.approx(3_600 / FIRST_RATE, rel=0.01)

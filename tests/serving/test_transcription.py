@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from starlette.testclient import TestClient
 from app_sensevoice import build_app
 from steadyvoice.engine.budget import Budget, CostModel
 from steadyvoice.engine.scheduler import ServiceClass
+from steadyvoice.engine.tickets import JobHandle
 from steadyvoice.engine.worker_handle import WorkerSpec
-from steadyvoice.errors import InvalidInput, ItemFailed, OutOfMemory, SteadyvoiceError
+from steadyvoice.errors import DeadlineExceeded, InvalidInput, ItemFailed, OutOfMemory, SteadyvoiceError
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.transcription import Progress, TranscribeOptions, Transcriber, Transcript, TranscriptSegment, finished
 from steadyvoice.settings import Settings
@@ -67,6 +69,38 @@ def test_where_less_fits_the_device_speech_is_cut_shorter_and_nothing_fails(capl
     assert len(transcript.segments) > 6
     assert max(segment.end - segment.start for segment in transcript.segments) <= 2.0
     assert "segments are cut to 2.0 s instead of 30 s" in caplog.text
+
+
+def test_a_model_that_came_back_with_less_room_gets_shorter_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    with service(*["甲/"] * 20) as running:
+        running.engine.load().result(60)
+        submit = running.submit
+
+        def submit_after_a_reload(*args: Any, **options: Any) -> JobHandle:
+            monkeypatch.setattr(running, "submit", submit)
+            scheduler = running.engine._scheduler
+            scheduler.limits = replace(scheduler.limits, budget=Budget(2.0))
+            return submit(*args, **options)
+
+        monkeypatch.setattr(running, "submit", submit_after_a_reload)
+        transcript = transcribe(running)
+
+    assert max(segment.end - segment.start for segment in transcript.segments) <= 2.0
+
+
+def test_what_was_spent_before_the_engine_counts_against_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    spent: list[float] = []
+    with service("甲/", request_timeout_s=100) as running:
+        submit = running.submit
+
+        def submit_late(*args: Any, spent_s: float) -> JobHandle:
+            spent.append(spent_s)
+            return submit(*args, spent_s=spent_s + 100)
+
+        monkeypatch.setattr(running, "submit", submit_late)
+        with pytest.raises(DeadlineExceeded):
+            transcribe(running)
+    assert 0 < spent[0] < 60
 
 
 def test_events_tell_the_whole_way_and_segments_come_one_by_one() -> None:
