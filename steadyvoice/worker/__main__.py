@@ -45,7 +45,8 @@ from steadyvoice.worker.sharing import SharedDevice
 
 log = logging.getLogger("steadyvoice.worker")
 
-FOLDER = re.compile(r"(?:/[^/\s'\"]+)*/(?=[^/\s])")
+# All but the last name of a path; one in quotes may have spaces.
+FOLDER = re.compile(r"(?<=['\"])/(?:[^'\"\n]*/)?|(?:/[^/\s'\"]+)*/(?=[^/\s])")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 EXIT_STICKY = 75
 LEAVE_WAIT_S = 10.0  # for an idle worker of another app to leave

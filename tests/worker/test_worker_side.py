@@ -5,14 +5,29 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from steadyvoice.serving.service import Service
 from steadyvoice.settings import ROOT, Settings
+from steadyvoice.worker.__main__ import FOLDER
 
 
 def test_a_worker_started_without_its_parent_ends_at_once() -> None:
     arguments = '{"fd": 0, "parent": 1, "engine": "espeak", "options": {}}'
     ended = subprocess.run([sys.executable, "-m", "steadyvoice.worker", arguments], cwd=ROOT, timeout=60)
     assert ended.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("/secret/folder/weights.bin is missing", "weights.bin is missing"),
+        ("no such file: '/home/John Smith/secret project/model.pt'", "no such file: 'model.pt'"),
+        ('"/a b/c/" is a folder', '"" is a folder'),
+    ],
+)
+def test_a_reason_names_files_and_no_folders(said: str, told: str) -> None:
+    assert FOLDER.sub("", said) == told
 
 
 def test_preload_loads_before_the_first_request() -> None:
