@@ -18,6 +18,8 @@ Knows nothing of HTTP libraries: `serving/http.py` is the one place that turns t
 
 from __future__ import annotations
 
+LONGEST_WAIT_S = 3_600.0  # that anybody is told to wait
+
 
 class SteadyvoiceError(Exception):
     """Root of the tree. `message` is safe to show to a caller: no path, no traceback, no user's text."""

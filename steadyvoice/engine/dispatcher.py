@@ -159,7 +159,7 @@ class Dispatcher:
                 self._scheduler.submit(job_id, works, now, caller=caller, service_class=service_class, deadline=now + timeout_s)
             except errors.Overloaded as error:
                 too_much_s = self._scheduler.backlog_s + sum(work.length for work in works) - self._scheduler.limits.max_backlog_s
-                error.retry_after_s = max(1.0, self._slot.wait_s, too_much_s / self._rate)
+                error.retry_after_s = max(1.0, self._slot.wait_s, min(errors.LONGEST_WAIT_S, too_much_s / self._rate))
                 raise
             tickets = self._ledger.add(works, tasks, now)
         for ticket in tickets:

@@ -18,11 +18,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from steadyvoice.errors import EngineUnavailable, Overloaded
+from steadyvoice.errors import LONGEST_WAIT_S, EngineUnavailable, Overloaded
 from steadyvoice.serving.hardware import Admission
 
 LEAVES_KEPT = 64  # of which the pace is taken
-LONGEST_WAIT_S = 3_600.0  # that anybody is told
 ROOM = 1.25  # time between two promised places, in times between two that fall free
 PROMISES_KEPT = 4_096  # of different callers
 

@@ -13,6 +13,7 @@ from steadyvoice.engine.worker_handle import WORKER_ENVIRONMENT, WorkerGone, Wor
 def environment_of_a_worker() -> set[str]:
     handle = WorkerHandle(WorkerSpec("never:loaded"))
     try:
+        assert handle.connection.poll(60), "it says hello"  # before that it may still be becoming what it is
         return set(Path(f"/proc/{handle.pid}/environ").read_text().split("\0"))
     finally:
         handle.kill()

@@ -89,7 +89,7 @@ class Verdicts:
                 right = False
         if not right:
             raise Broken(f"a request was refused without reason: {error!r}")
-        if isinstance(error, errors.Overloaded) and not 1 <= (error.retry_after_s or 0) <= 60:
+        if isinstance(error, errors.Overloaded) and not 1 <= (error.retry_after_s or 0) <= errors.LONGEST_WAIT_S:
             raise Broken(f"a refused caller is told to come back after {error.retry_after_s} s")
 
     def check_answer(self, piece: Piece, ticket: Future[Any]) -> None:
