@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -22,6 +23,7 @@ class ChaoticSynthesizer:
     def __init__(self, oom_share: float = 0.0, max_batch_items: int = 8) -> None:
         self._oom_share = oom_share
         self._random = random.Random()
+        self._lone_ooms: Counter[str | None] = Counter()
         self.info = ModelInfo("chaos", "1", max_batch_items)
 
     def run(self, items: Items) -> Iterator[Outcome]:
@@ -32,7 +34,10 @@ class ChaoticSynthesizer:
             os._exit(9)
         if any("poison" in item.text for item in asked):
             raise RuntimeError("a number of the model is not a number")
-        if self._random.random() < self._oom_share:
+        alone = asked[0].text if len(asked) == 1 else None
+        # Three times alone is refused, and rightly so: chance must not do that to an innocent.
+        if self._random.random() < self._oom_share and self._lone_ooms[alone] < 2:
+            self._lone_ooms[alone] += alone is not None
             raise MemoryError(f"no room beside {activations.nbytes} bytes")
         for item in asked:
             found = NUMBER.search(item.text)
