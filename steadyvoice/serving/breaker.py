@@ -58,10 +58,14 @@ class Breaker:
     def gave_up(self, admitted: int) -> None:
         """The job that was admitted never came to the engine."""
         with self._lock:
-            self._probing &= admitted != self._turn
+            if admitted == self._turn:
+                self._probing = False
 
     def watch(self, admitted: int, tickets: Sequence[Future[Any]]) -> None:
-        """Learn from a job once all its tickets have an outcome: it failed if one of them did, and else went well if one did."""
+        """Learn from a job once all its tickets have an outcome: it failed if one of them did, and else went well if one did.
+
+        Of the one that was let through the first such ticket decides: the others of a long job need not be waited for.
+        """
         left, failure, went_well = len(tickets), None, False
         if not tickets:
             self.gave_up(admitted)
@@ -74,12 +78,14 @@ class Breaker:
                 if isinstance(error, FAILURES):
                     failure = error
                 went_well |= error is None and not ticket.cancelled()
-                if left or admitted != self._turn:
+                decided = not left or (self._probing and (failure is not None or went_well))
+                if not decided or admitted != self._turn:
                     return
                 self._probing = False
                 if failure is not None:
                     self._circuit.handle_exception(failure)
-                    self._turn += self._circuit.state == "opened"
+                    if self._circuit.state == "opened":
+                        self._turn += 1
                 elif went_well:
                     self._circuit.handle_end_request()
                 self._circuit.messages.clear()

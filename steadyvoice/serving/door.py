@@ -3,11 +3,11 @@
 A place is taken before an upload is decoded, so that what a request costs on this side of the engine is bounded too. The
 page and the API go through the same door. Thread-safe; knows nothing of what the requests want.
 
-Whoever is refused is told when to come back, and no two are told the same moment: each gets the next place that should fall free,
-by the rate at which people leave. If all were sent away for the same second, all but a few would be refused again. One place in
-`1 / (ROOM - 1)` is promised to nobody: HTTP knows whole seconds only, so they come in clumps, and others come too. Who asks again
-before its time stands in a line of its own, so that one impatient caller makes nobody else wait. Beyond `LONGEST_WAIT_S`
-everybody is told just that, and it is no longer a promise.
+Whoever is refused is told when to come back, each another moment: the next place that should fall free, by the rate at which
+people leave. If all were sent away for the same second, all but a few would be refused again. `1 / ROOM` of the places are
+promised, the others to nobody: HTTP knows whole seconds only, so they come in clumps, and others come too. Who asks again before
+its time stands in a line of its own, so that one impatient caller makes nobody else wait. Beyond `LONGEST_WAIT_S` everybody is
+told just that, and it is no longer a promise.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Door:
             )
 
     def _next_place_s(self, caller: str) -> float:
-        """Seconds until a place that nobody else was told of should be free."""
+        """Seconds until a place should be free that nobody else was told of, or only one who asks before its time."""
         with self._changed:
             now, soonest = self._now(), self._retry_after()
             between_s = soonest / self.admission.capacity

@@ -92,7 +92,9 @@ def sweep(model: Model, device: Device, shapes: Sequence[tuple[int, float]], roo
     """
     points: list[Point] = []
     for items, seconds in shapes:
-        if len(points) > 1 and predicted(fit(points), items, seconds) > room:
+        # One point says nothing of how memory grows, so the second shape is tried unless not even the first would fit.
+        least = points[0][2] if len(points) == 1 else predicted(fit(points), items, seconds) if points else 0
+        if least > room:
             return points, False
         used = _used_by(model, device, items, seconds, first=not points)
         if used is not None:

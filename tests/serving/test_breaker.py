@@ -102,6 +102,28 @@ def test_after_a_while_one_is_let_through_and_decides(monkeypatch: pytest.Monkey
     breaker.admit()
 
 
+@pytest.mark.parametrize(("outcome", "state"), [("text", "closed"), (WorkerDied("x"), "opened")])
+def test_of_a_long_job_that_is_let_through_the_first_outcome_decides(
+    outcome: str | Exception, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from purgatory.domain import model
+
+    now = 1_000.0
+    monkeypatch.setattr(model.time, "time", lambda: now)
+    breaker = Breaker(threshold=1, open_s=30)
+    job(breaker, WorkerDied("x"))
+    now += 31
+    tickets: list[Future[Any]] = [Future() for _ in range(360)]
+    breaker.watch(breaker.admit(), tickets)
+
+    if isinstance(outcome, str):
+        tickets[0].set_result(outcome)
+    else:
+        tickets[0].set_exception(outcome)
+
+    assert breaker.state == state
+
+
 def test_who_came_before_the_circuit_opened_does_not_decide_for_the_one_let_through(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

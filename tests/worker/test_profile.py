@@ -166,6 +166,13 @@ def test_measuring_ends_before_what_would_not_fit() -> None:
     assert not complete
 
 
+def test_where_not_even_the_first_shape_fits_nothing_larger_is_tried() -> None:
+    ran, complete = sweep(MeasurableModel(), DeviceOfKnownSize(), SHAPES, room=2 * MB)
+
+    assert [(items, seconds) for items, seconds, _ in ran] == SHAPES[:1]  # 1 s takes 3 MB
+    assert not complete
+
+
 class CardThatRefuses(DeviceOfKnownSize):
     """As torch: whatever would pass the bound is out of memory, and so is more than there is room for."""
 
