@@ -61,17 +61,17 @@ def budget_of(model: Model, device: Device, shared: SharedDevice, plan: MemoryPl
     room = device.free() - plan.reserve - shared.claimed_by_others(device.name)
     if plan.limit is not None:
         room = min(room, plan.limit - held)
-    device.bound(max(0, held + room))
+    where = f"out of memory: beside the model's {held / 1e6:.0f} MB there are {max(0, room) / 1e6:.0f} MB"
+    if room <= 0:
+        raise MemoryError(f"{where} for a batch")  # nor for measuring one
+    device.bound(held + room)
     folder = Path(plan.folder) / "profiles" if plan.folder else None
     cost = cost_of(key, folder, lambda: sweep(model, device, shapes, room))
     fixed, linear, quadratic = cost
     need = fixed + plan.padded_s * (linear + quadratic * longest)
     size = min(need, room)
     if size < fixed + linear + quadratic:
-        raise MemoryError(
-            f"out of memory: a batch of one second takes {(fixed + linear + quadratic) / 1e6:.0f} MB beside the model's "
-            f"{held / 1e6:.0f} MB, and there are {max(0, room) / 1e6:.0f} MB"
-        )
+        raise MemoryError(f"{where} for a batch, and one of one second takes {(fixed + linear + quadratic) / 1e6:.0f} MB")
     shared.claim(int(size), device.name)
     device.bound(int(min(held + size * BOUND_SLACK, held + room)))
     log.info("budget of a batch: %.0f MB of %.0f MB that are free; %s", size / 1e6, room / 1e6, describe(cost))

@@ -647,9 +647,7 @@ def test_where_less_memory_is_allowed_segments_are_to_be_shorter(diary: Diary, t
 def test_a_model_beside_which_not_one_second_fits_is_not_loaded(diary: Diary, long_backoff: None) -> None:
     with (
         Engine(hungry(diary, limit=1_000_000), Limits(Budget(30.0), 1e6)) as engine,
-        pytest.raises(
-            errors.EngineUnavailable, match=r"a batch of one second takes \d+ MB beside the model's \d+ MB, and there are 0 MB"
-        ),
+        pytest.raises(errors.EngineUnavailable, match=r"out of memory: beside the model's \d+ MB there are 0 MB for a batch"),
     ):
         engine.load().result(WAIT_S)
 

@@ -154,9 +154,17 @@ def test_a_budget_is_what_a_batch_needs_and_what_there_is_for_it(plan: MemoryPla
     assert budget.recycle_bytes >= 500 * MB + expected
 
 
-def test_a_device_on_which_not_one_second_fits_is_out_of_memory() -> None:
-    with pytest.raises(MemoryError, match=r"takes 3 MB beside the model's 500 MB, and there are 2 MB"):
-        budget_of(MeasurableModel(), DeviceOfKnownSize(), DeviceSharedWith(298 * MB), MemoryPlan(padded_s=30.0), dict(KEY))
+@pytest.mark.parametrize(
+    ("others", "reason"),
+    [
+        (298, r"beside the model's 500 MB there are 2 MB for a batch, and one of one second takes 3 MB"),
+        (300, r"beside the model's 500 MB there are 0 MB for a batch"),
+        (400, r"beside the model's 500 MB there are 0 MB for a batch"),
+    ],
+)
+def test_a_device_on_which_not_one_second_fits_is_out_of_memory(others: int, reason: str) -> None:
+    with pytest.raises(MemoryError, match=reason):
+        budget_of(MeasurableModel(), DeviceOfKnownSize(), DeviceSharedWith(others * MB), MemoryPlan(padded_s=30.0), dict(KEY))
 
 
 def test_measuring_ends_before_what_would_not_fit() -> None:
