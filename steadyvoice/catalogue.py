@@ -28,7 +28,11 @@ class EngineCard:
     note_zh: str = ""
     itn: bool = False
     tells_emotion: bool = False
-    speakers: tuple[str, ...] = ()
+    speakers: tuple[str, ...] = ()  # its own
+    clones: bool = False  # speaks in any voice that it is given a recording of
+    seeded: bool = False  # without a seed no two answers are the same
+    reads_emotion: bool = False  # from a description in words
+    pause_s: float = 0.0  # of silence that belongs between two pieces, which it does not make itself
 
 
 SENSEVOICE = EngineCard(
@@ -72,4 +76,14 @@ ESPEAK = EngineCard(
     # Chosen for being far apart from one another in pitch and timbre, in each of the five languages.
     speakers=("f1", "f2", "Annie", "Andrea", "steph", "m1", "m2", "Michael", "Gene", "iven"),
 )
-CARDS = {card.name: card for card in (SENSEVOICE, FUNASR, POCKETSPHINX, ESPEAK)}
+INDEXTTS2 = EngineCard(
+    name="indextts2",
+    kind="synthesis",
+    languages=("auto", "zh", "en"),
+    embedded=False,
+    license="bilibili Model Use License (code and weights; not open source)",
+    clones=True,
+    seeded=True,
+    pause_s=0.2,
+)
+CARDS = {card.name: card for card in (SENSEVOICE, FUNASR, POCKETSPHINX, ESPEAK, INDEXTTS2)}

@@ -6,6 +6,7 @@ Knows nothing of HTTP libraries: `serving/http.py` is the one place that turns t
     ├── InvalidInput                 422  a value outside what is allowed; names the value and the choices
     │   ├── UnsupportedMedia         415  bytes that no decoder recognises as audio
     │   ├── TooLarge                 413  over a limit of bytes, seconds or characters
+    │   ├── NotFound                 404  there is nothing of that name
     │   └── Quarantined              422  it ended the worker twice a moment ago
     ├── Overloaded                   429  the queue is full; try again after `retry_after_s`
     ├── EngineUnavailable            503  the model cannot be loaded, or the server is draining
@@ -45,6 +46,10 @@ class UnsupportedMedia(InvalidInput):
 
 class TooLarge(InvalidInput):
     status, code = 413, "too_large"
+
+
+class NotFound(InvalidInput):
+    status, code = 404, "not_found"
 
 
 class Quarantined(InvalidInput):

@@ -170,11 +170,17 @@ class SynthesizeItem:
 
     text: str
     language: str  # zh, yue, en, ja, ko
-    speaker: str
+    speaker: str  # the engine's own, or the name of the voice that `reference` holds
     emotion: str = "neutral"
     emotion_strength: float = 0.6  # 0..1
     speed: float = 1.0  # 2.0 takes half the time
     seed: int | None = None
+    expected_s: float = 0.0  # a rough estimate of its length at speed 1; 0: none
+    # For engines that imitate. Files are named after what is in them and are there until the answer has come.
+    reference: str | None = None  # WAV file with the voice to speak in
+    emotion_reference: str | None = None  # WAV file with the emotion to speak with
+    emotion_vector: Sequence[float] | None = None  # eight parts, in the order of `catalogue.EMOTIONS` without neutral
+    emotion_text: str | None = None  # a description of it
 
     def to_payload(self) -> Payload:
         return Payload(asdict(self))
@@ -190,17 +196,23 @@ class Speech:
 
     samples: PcmArray
     sample_rate: int
+    speed: float = 1.0  # at which it was spoken; what it falls short of the caller's is left to time-stretching
+    defect: str | None = None  # what is wrong with it after a second try: silent, cut_off, too_short, too_long
+    retried: bool = False  # the first try had a defect
+    reduced: bool = False  # memory was short, and it was made with a simpler search
 
     @property
     def duration_s(self) -> float:
         return len(self.samples) / self.sample_rate
 
     def to_payload(self) -> Payload:
-        return Payload({"sample_rate": self.sample_rate}, (self.samples,))
+        fields = {"sample_rate": self.sample_rate, "speed": self.speed}
+        fields |= {"defect": self.defect, "retried": self.retried, "reduced": self.reduced}
+        return Payload(fields, (self.samples,))
 
     @classmethod
     def from_payload(cls, payload: Payload) -> Speech:
-        return cls(samples=payload.arrays[0], sample_rate=payload.fields["sample_rate"])
+        return cls(samples=payload.arrays[0], **payload.fields)
 
 
 # --- The worker's contract with its engine

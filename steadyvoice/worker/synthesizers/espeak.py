@@ -98,7 +98,7 @@ class EspeakSynthesizer:
             if np.abs(samples.astype(np.int32)).max(initial=0) < PEAK_OF_SILENCE:
                 yield ItemError("invalid", f"the {item.language} voice of espeak has no sound for it")
                 continue
-            yield Speech(samples, self._sample_rate).to_payload()
+            yield Speech(samples, self._sample_rate, item.speed).to_payload()
 
     def _say_at_speed(self, item: SynthesizeItem) -> PcmArray:
         """Say it so that it lasts 1/speed of what it lasts at speed 1.
