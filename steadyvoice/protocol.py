@@ -206,8 +206,7 @@ class Speech:
         return len(self.samples) / self.sample_rate
 
     def to_payload(self) -> Payload:
-        fields = {"sample_rate": self.sample_rate, "speed": self.speed}
-        fields |= {"defect": self.defect, "retried": self.retried, "reduced": self.reduced}
+        fields = {name: value for name, value in vars(self).items() if name != "samples"}
         return Payload(fields, (self.samples,))
 
     @classmethod
