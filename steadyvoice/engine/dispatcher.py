@@ -68,6 +68,7 @@ class _Running:
     works: tuple[Work, ...]
     unanswered: set[int]  # indices into `works`
     since: float  # of the last sign that it gets on
+    last_try: bool = False  # if memory runs out, it has failed for good
 
     @property
     def padded_s(self) -> float:
@@ -154,7 +155,7 @@ class Dispatcher:
             for task in tasks:
                 if left := self._quarantine.seconds_left(task.payload, now):
                     raise errors.Quarantined(f"this input ended the engine twice; it is refused for {left / 60:.0f} more minutes")
-            works = [Work(next(self._ids), job_id, task.length) for task in tasks]
+            works = [Work(next(self._ids), job_id, task.length, task.affinity) for task in tasks]
             try:
                 self._scheduler.submit(job_id, works, now, caller=caller, service_class=service_class, deadline=now + timeout_s)
             except errors.Overloaded as error:
@@ -309,7 +310,7 @@ class Dispatcher:
         self._batches += 1
         self._largest_batch = max(self._largest_batch, len(running.works))
         try:
-            worker.send(Message("batch", {"id": running.id}, payloads))
+            worker.send(Message("batch", {"id": running.id, "last_try": running.last_try}, payloads))
         except WorkerGone:
             self._worker_died("died")
         except ProtocolError as error:  # nothing was sent: the worker is fine, the payloads are not
@@ -342,7 +343,8 @@ class Dispatcher:
                         self._ledger.take(work)
                 if live:
                     payloads = tuple(self._ledger.get(work).payload for work in live)
-                    return _Running(batch.id, tuple(live), set(range(len(live))), now), payloads
+                    last_try = self._scheduler.is_last_try(live)
+                    return _Running(batch.id, tuple(live), set(range(len(live))), now, last_try), payloads
         return None, ()
 
     def _is_stuck(self, worker: Worker) -> bool:

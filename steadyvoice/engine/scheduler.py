@@ -7,7 +7,8 @@ the budget; no job starves; a cancelled job costs nothing after its current batc
 A job is one request; a work is one piece of it (one segment of audio, one sentence of text). Jobs are ranked
   1. whoever has waited longer than its class's patience since its last turn, longest wait first (so nobody starves), then
   2. interactive before batch, then the caller who has been served least (a clip does not wait behind a meeting), then the job
-     that has been served least, then the one that came first.
+     that has been served least, then the one that came first. Who speaks in the voice that the device has at hand counts as
+     served a little less, so that it need not change voices with every sentence.
 The first work of the first job leads the batch; others join if they are of similar length and the budget holds them.
 
 When a batch fails as a whole, its works are suspects: it is split in two, and the halves run apart from each other and from
@@ -31,6 +32,8 @@ MAX_PADDING_SHARE = 0.25
 # How far the search for companions looks; bounds the cost of one decision whatever the queue's length.
 JOBS_LOOKED_AT = 64
 WORKS_LOOKED_AT = 32
+# A caller may be ahead of the others by so many seconds of audio if that saves a change of what the device has at hand.
+AFFINITY_S = 4.0
 
 
 class ServiceClass(enum.Enum):
@@ -59,11 +62,13 @@ LONE_FAILURES = {Failure.OUT_OF_MEMORY: 3, Failure.ERROR: 1, Failure.DEATH: 2}
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One schedulable piece. `length` is in seconds of audio, known for recognition and estimated for synthesis."""
+    """One schedulable piece. `length` is in seconds of audio, known for recognition and estimated for synthesis. Works of the
+    same `affinity`, if they have one, are cheaper one after the other."""
 
     id: int
     job: int
     length: float
+    affinity: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +129,7 @@ class Scheduler:
         self._allowance = Allowance()
         self._backlog = 0.0
         self._batches = 0
+        self._at_hand = ""  # affinity of the last batch
 
     # --- arriving and leaving
 
@@ -180,6 +186,7 @@ class Scheduler:
         if not ranked:
             return None
         lead = ranked[0].waiting[0]
+        self._at_hand = lead.affinity
         self._floor = max(self._floor, min(self._served[job.caller] for job in ranked))
         works = [lead, *self._companions(lead, ranked)]
         for work in works:
@@ -227,6 +234,12 @@ class Scheduler:
             self._leave(work)
         return tuple(retried), tuple(lost)
 
+    def is_last_try(self, works: Sequence[Work]) -> bool:
+        """Whether they are a single work, which has failed for good if memory runs out once more."""
+        suspicion = self._suspects.get(works[0].id)
+        last = LONE_FAILURES[Failure.OUT_OF_MEMORY] - 1
+        return len(works) == 1 and suspicion is not None and suspicion.alone[Failure.OUT_OF_MEMORY] == last
+
     def went_well(self) -> None:
         """A batch ended with memory to spare."""
         self._allowance.recover()
@@ -272,9 +285,10 @@ class Scheduler:
     def _rank(self, job: Job, now: float) -> tuple[float, float, float, float]:
         if now - job.last_turn >= PATIENCE_S[job.service_class]:
             return (0, job.last_turn, 0, 0)
+        saving = AFFINITY_S if self._at_hand and job.waiting[0].affinity == self._at_hand else 0.0
         return (
             1 if job.service_class is ServiceClass.INTERACTIVE else 2,
-            self._served[job.caller],
+            self._served[job.caller] - saving,
             job.served,
             job.arrived,
         )

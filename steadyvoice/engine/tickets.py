@@ -19,10 +19,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Task:
-    """One payload and its length in seconds of audio."""
+    """One payload and its length in seconds of audio. Tasks of the same affinity are cheaper one after the other."""
 
     payload: Payload
     length: float
+    affinity: str = ""
 
 
 @dataclass(frozen=True)

@@ -44,13 +44,15 @@ Point = tuple[int, float, int]  # items, longest in seconds, bytes
 
 
 def budget_of(model: Model, device: Device, shared: SharedDevice, plan: MemoryPlan, key: dict[str, Any]) -> BatchBudget | None:
-    """What one batch may take, by what it was measured to take and by what is free; None where the model offers no example.
+    """What one batch may take, by what it was measured to take or the model knows of it, and by what is free.
+
+    None where the model can neither be measured nor knows.
 
     Raises:
         MemoryError: not even one second of audio fits.
     """
-    held, example = device.held(), getattr(model, "example", None)
-    if example is None or not plan.padded_s:
+    held, known = device.held(), getattr(model, "cost", None)
+    if (known is None and not hasattr(model, "example")) or not plan.padded_s:
         shared.claim(0, device.name)  # it can be asked to leave
         return None
     longest = min(plan.longest_s, plan.padded_s)
@@ -66,7 +68,7 @@ def budget_of(model: Model, device: Device, shared: SharedDevice, plan: MemoryPl
         raise MemoryError(f"{where} for a batch")  # nor for measuring one
     device.bound(held + room)
     folder = Path(plan.folder) / "profiles" if plan.folder else None
-    cost = cost_of(key, folder, lambda: sweep(model, device, shapes, room))
+    cost = known or cost_of(key, folder, lambda: sweep(model, device, shapes, room))
     fixed, linear, quadratic = cost
     need = fixed + plan.padded_s * (linear + quadratic * longest)
     size = min(need, room)

@@ -59,6 +59,14 @@ class FakeModel:
             diary.write(f"{line}\n")
 
 
+class FrugalModel(FakeModel):
+    """Can do with less memory when it has to."""
+
+    def run_frugally(self, items: Items) -> Iterator[Outcome]:
+        for item in items:
+            yield Payload({**item.fields, "frugally": True})
+
+
 class HungryModel(FakeModel):
     """Holds memory in proportion to what it is given, all items at once, and can be measured."""
 

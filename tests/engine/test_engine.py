@@ -531,6 +531,18 @@ def test_an_item_that_ran_out_of_memory_alone_is_told_when_to_come_back(make_eng
     assert names(submit(engine, "small")) == ["small"]
 
 
+def test_the_last_try_before_a_refusal_is_the_one_that_takes_less_memory(diary: Diary) -> None:
+    with Engine(
+        WorkerSpec("tests.engine.fake_model:FrugalModel", {"diary": str(diary.path)}), Limits(Budget(30.0), 1e6)
+    ) as engine:
+        large = submit(engine, "large", do="run out of memory").tickets[0].result(WAIT_S).payload.fields
+        small = submit(engine, "small").tickets[0].result(WAIT_S).payload.fields
+
+    assert large["frugally"]
+    assert "frugally" not in small
+    assert diary.items == ["large", "large", "small"]
+
+
 def test_memory_that_is_there_at_the_second_attempt_is_enough(make_engine: MakeEngine, diary: Diary) -> None:
     engine = make_engine()
 
@@ -843,7 +855,7 @@ def test_closing_fails_all_who_still_wait_and_ends_the_worker(make_engine: MakeE
 def test_a_worker_goes_by_itself_when_its_pipe_closes_even_in_the_middle_of_a_batch(diary: Diary, gate: Gate) -> None:
     handle = WorkerHandle(WorkerSpec(FAKE, {"diary": str(diary.path)}))
     handle.send(Message("load"))
-    handle.send(Message("batch", {"id": 1}, (gate.payload(),)))
+    handle.send(Message("batch", {"id": 1, "last_try": False}, (gate.payload(),)))
     _held, worker = gate.reached()
     assert worker == handle.pid
 

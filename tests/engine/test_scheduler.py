@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from steadyvoice.engine.budget import Budget
 from steadyvoice.engine.scheduler import (
+    AFFINITY_S,
     LONE_FAILURES,
     MAX_PADDING_SHARE,
     PATIENCE_S,
@@ -35,10 +36,16 @@ class Queue:
         self._ids = itertools.count(1)
 
     def submit(
-        self, *lengths: float, now: float = 0.0, caller: str = "anna", of: ServiceClass = INTERACTIVE, deadline: float = FOREVER
+        self,
+        *lengths: float,
+        now: float = 0.0,
+        caller: str = "anna",
+        of: ServiceClass = INTERACTIVE,
+        deadline: float = FOREVER,
+        affinity: str = "",
     ) -> int:
         job = next(self._ids)
-        works = [Work(next(self._ids), job, length) for length in lengths]
+        works = [Work(next(self._ids), job, length, affinity) for length in lengths]
         self.scheduler.submit(job, works, now, caller=caller, service_class=of, deadline=deadline)
         return job
 
@@ -376,6 +383,33 @@ def test_a_caller_who_was_away_is_not_owed_what_others_had_meanwhile() -> None:
     assert abs(turns.count(back) - turns.count(steady)) <= 2
 
 
+def test_work_of_the_voice_at_hand_goes_first_among_those_who_were_served_nearly_the_same() -> None:
+    queue = Queue(max_batch_items=1)
+    low = queue.submit(2.0, 2.0, 2.0, caller="anna", affinity="low voice")
+    high = queue.submit(2.0, 2.0, 2.0, caller="ben", affinity="high voice")
+    other = queue.submit(2.0, caller="carl", affinity="low voice")
+
+    assert queue.turns(7) == [[low], [other], [low], [high], [high], [high], [low]]
+
+
+def test_a_voice_at_hand_puts_its_caller_ahead_by_a_few_seconds_and_no_more() -> None:
+    queue = Queue(max_batch_items=1)
+    meeting = queue.submit(*[1.0] * 100, caller="anna", affinity="low voice")
+    assert queue.turns(1) == [[meeting]]
+    clip = queue.submit(1.0, caller="ben", affinity="high voice")
+
+    turns = queue.turns(10)
+
+    assert turns.index([clip]) <= AFFINITY_S
+
+
+def test_work_of_no_voice_is_nobodys_favourite() -> None:
+    queue = Queue(max_batch_items=1)
+    first, second = (queue.submit(1.0, 1.0, caller=caller) for caller in ("anna", "ben"))
+
+    assert queue.turns(4) == [[first], [second], [first], [second]]
+
+
 def test_the_place_in_the_queue_counts_those_who_wait_for_their_first_turn() -> None:
     queue = Queue(max_batch_items=1)
     first, second, third = (queue.submit(30.0, 30.0, caller=name) for name in ("anna", "ben", "carl"))
@@ -684,6 +718,26 @@ def test_after_memory_ran_out_batches_are_half_as_large_and_grow_again_slowly() 
     assert sizes[-1] == 6
     assert sizes == sorted(sizes)
     assert queue.scheduler.share == 1.0
+
+
+def test_a_work_is_on_its_last_try_when_memory_has_run_out_twice_with_nobody_beside_it() -> None:
+    queue = Queue()
+    queue.submit(1.0)
+    last = []
+    while (batch := queue.scheduler.next_batch(0.0)) is not None:
+        last.append(queue.scheduler.is_last_try(batch.works))
+        queue.scheduler.failed(batch.works, Failure.OUT_OF_MEMORY, alone=True)
+
+    assert last == [False, False, True]
+
+
+def test_a_batch_of_several_is_never_on_its_last_try() -> None:
+    queue = Queue()
+    queue.submit(1.0, 1.0)
+    batch = queue.scheduler.next_batch(0.0)
+    assert batch is not None
+
+    assert not queue.scheduler.is_last_try(batch.works)
 
 
 def test_however_often_memory_runs_out_one_work_alone_may_run() -> None:

@@ -43,6 +43,9 @@ class Outcome:
     history: list[str] = field(default_factory=list)
 
 
+AFFINITIES = ("", "", "low voice", "high voice")  # of pieces, by what is in them
+
+
 class Simulation:
     """One seed."""
 
@@ -178,7 +181,7 @@ class Simulation:
         self.history.note(ARRIVED, card.number, len(request.pieces), request.pieces[0].id)
         try:
             request.handle = card.dispatcher.submit(
-                [Task(piece.payload, piece.length) for piece in request.pieces],
+                [Task(piece.payload, piece.length, AFFINITIES[piece.sound % len(AFFINITIES)]) for piece in request.pieces],
                 caller=request.caller,
                 service_class=request.service_class,
                 timeout_s=request.deadline - request.arrived,

@@ -167,6 +167,16 @@ def test_a_device_on_which_not_one_second_fits_is_out_of_memory(others: int, rea
         budget_of(MeasurableModel(), DeviceOfKnownSize(), DeviceSharedWith(others * MB), MemoryPlan(padded_s=30.0), dict(KEY))
 
 
+def test_a_model_that_knows_its_cost_is_not_measured() -> None:
+    class Model:
+        info, cost = MeasurableModel.info, (MB, 2 * MB, 0.0)
+
+    budget = budget_of(Model(), DeviceOfKnownSize(), DeviceSharedWith(0), MemoryPlan(padded_s=30.0), dict(KEY))  # type: ignore[arg-type]
+
+    assert budget is not None
+    assert (budget.fixed, budget.linear, budget.bytes) == (MB, 2 * MB, 61 * MB)
+
+
 def test_measuring_ends_before_what_would_not_fit() -> None:
     ran, complete = sweep(MeasurableModel(), DeviceOfKnownSize(), SHAPES, room=30 * MB)
 
