@@ -197,7 +197,7 @@ class Speech:
     samples: PcmArray
     sample_rate: int
     speed: float = 1.0  # at which it was spoken; what it falls short of the caller's is left to time-stretching
-    defect: str | None = None  # what is wrong with it after a second try: silent, cut_off, too_short, too_long
+    defect: str | None = None  # what is wrong with it after a second try: silent, cut_off, too_short
     retried: bool = False  # the first try had a defect
     reduced: bool = False  # memory was short, and it was made with a simpler search
 

@@ -39,6 +39,7 @@ PACKAGES = {
     "worker.recognizers.filterbank": {"torch"},
     "worker.recognizers.funasr_automodel": {"numpy", "torch", "funasr"},
     "worker.synthesizers.espeak": {"numpy", "espeakng_loader"},
+    "worker.synthesizers.indextts2": {"numpy"},
 }
 # What runs under an engine's own interpreter.
 WORKER_SIDE = ["__init__", "protocol", "memory", "catalogue", "worker"]

@@ -17,6 +17,7 @@ ENGINES = {
     "funasr": "steadyvoice.worker.recognizers.funasr_automodel:FunasrRecognizer",
     "pocketsphinx": "steadyvoice.worker.recognizers.pocketsphinx:PocketsphinxRecognizer",
     "espeak": "steadyvoice.worker.synthesizers.espeak:EspeakSynthesizer",
+    "indextts2": "steadyvoice.worker.synthesizers.indextts2:IndexTTS2Synthesizer",
 }
 
 
