@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from steadyvoice.errors import InvalidInput, TooLarge
 
 MAX_PIECE = 120  # weight of the longest piece; one Chinese letter weighs as much as it takes to say, see `weight`
+MIN_PIECE = 20  # however little fits
 LATIN_WEIGHT = 0.4  # of a Latin letter, against one for a Chinese one
 SECONDS_PER_WEIGHT = 0.22  # of speech at speed 1, a rough mean over the five languages
 
@@ -26,6 +27,8 @@ SENTENCE_END = re.compile(
     re.VERBOSE,
 )
 CLAUSE_END = re.compile(r"(?:[，、：—]+|(?<!\d)[,:]+|[,:]+(?!\d))\s*")  # not within 10:30 and 1,000
+# How to say a word, as IndexTTS2 reads it: <行|XING2>, <going|G OW1 . IH0 NG>. What is in it ends no sentence.
+HINT = re.compile(r"<[^<>|\n]{1,40}\|[^<>\n]{1,80}>")
 SPACE = re.compile(r"\s+")
 BLANKS = "\t\r\v\f\x85\u2028\u2029"  # controls that stand for a space
 
@@ -73,21 +76,23 @@ def clean(text: str, max_chars: int) -> str:
     return cleaned
 
 
-def split(text: str, language: str = "auto") -> list[Piece]:
+def split(text: str, language: str = "auto", longest_s: float = float("inf")) -> list[Piece]:
     """Cleaned text -> pieces in order, none heavier than `MAX_PIECE`, together the whole text.
 
     Args:
         text: from `clean`.
         language: zh, yue, en, ja, ko, or auto to find it for each piece.
+        longest_s: of speech in one piece, if that is less; never less than a few words.
 
     Raises:
         InvalidInput: a piece is written in a script that no voice reads.
     """
     whole = detect_language(text) if language == "auto" else language
+    limit = max(MIN_PIECE, min(MAX_PIECE, longest_s / SECONDS_PER_WEIGHT))
     pieces: list[Piece] = []
     for sentence in _split_after(SENTENCE_END, text):
         spoken = whole if language != "auto" else detect_language(sentence, default=whole)
-        pieces += [Piece(part, spoken) for part in _bounded(sentence)]
+        pieces += [Piece(part, spoken) for part in _bounded(sentence, limit)]
     return _without_silent(pieces)
 
 
@@ -123,30 +128,34 @@ def weight(text: str) -> float:
     return sum(1.0 if ord(c) >= 0x1100 else LATIN_WEIGHT for c in text)
 
 
-def _bounded(sentence: str) -> list[str]:
-    """A sentence in parts of at most MAX_PIECE: at commas, else at spaces, else wherever it must."""
-    if weight(sentence) <= MAX_PIECE:
+def _bounded(sentence: str, limit: float) -> list[str]:
+    """A sentence in parts of at most `limit`: at commas, else at spaces, else wherever it must."""
+    if weight(sentence) <= limit:
         return [sentence]
     parts: list[str] = []
     for clause in _split_after(CLAUSE_END, sentence):
-        for part in [clause] if weight(clause) <= MAX_PIECE else _by_words(clause):
-            if parts and weight(parts[-1]) + weight(part) <= MAX_PIECE:
+        for part in [clause] if weight(clause) <= limit else _by_words(clause, limit):
+            if parts and weight(parts[-1]) + weight(part) <= limit:
                 parts[-1] += part
             else:
                 parts.append(part)
     return parts
 
 
-def _by_words(clause: str) -> list[str]:
-    words = re.findall(r"\S+\s*|\s+", clause)
-    longest = int(MAX_PIECE)  # letters: safe for every script, since no letter weighs more than one
-    return [word[i : i + longest] for word in words for i in range(0, len(word), longest)]
+def _by_words(clause: str, limit: float) -> list[str]:
+    words = re.findall(rf"(?:{HINT.pattern}|\S)+\s*|\s+", clause)
+    longest = int(limit)  # letters: safe for every script, since no letter weighs more than one
+    parts: list[str] = []
+    for word in words:
+        parts += [word] if weight(word) <= limit else [word[i : i + longest] for i in range(0, len(word), longest)]
+    return parts
 
 
 def _split_after(pattern: re.Pattern[str], text: str) -> list[str]:
+    hints = [match.span() for match in HINT.finditer(text)]
     parts, start = [], 0
     for match in pattern.finditer(text):
-        if match.end() > start:
+        if match.end() > start and not any(begin < match.end() < end for begin, end in hints):
             parts.append(text[start : match.end()])
             start = match.end()
     return parts + ([text[start:]] if start < len(text) else [])

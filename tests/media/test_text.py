@@ -286,3 +286,30 @@ def test_a_script_that_no_voice_reads_is_refused_by_name(text: str, script: str)
 def test_one_sentence_that_no_voice_reads_refuses_the_text_rather_than_leaving_it_out() -> None:
     with pytest.raises(InvalidInput, match="Thai"):
         split(clean("Hello there. สวัสดี. Good bye.", LIMIT))
+
+
+def test_a_hint_of_how_to_say_a_word_is_never_cut() -> None:
+    text = "He was <going|G OW1 . IH0 NG> home. <行|XING2>，不<行|HANG2>。"
+
+    assert [piece.text for piece in split(clean(text, LIMIT))] == [
+        "He was <going|G OW1 . IH0 NG> home. ",
+        "<行|XING2>，不<行|HANG2>。",
+    ]
+
+
+def test_a_hint_in_an_endless_sentence_is_not_cut_either() -> None:
+    text = " ".join(["<going|G OW1 . IH0 NG>"] * 40)
+
+    parts = split(clean(text, LIMIT))
+
+    assert len(parts) > 1
+    assert all(part.text.count("<") == part.text.count(">") for part in parts)
+
+
+def test_where_less_fits_pieces_are_shorter_and_nothing_is_lost() -> None:
+    text = clean("今天天气很好我们去公园散步吧，" * 20, LIMIT)
+
+    parts = split(text, longest_s=8.0)
+
+    assert max(part.seconds for part in parts) <= 8.0
+    assert "".join(part.text for part in parts) == text
