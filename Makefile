@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Written last, and named after what was installed: an interrupted or outdated installation is repeated.
 STAMP := $(VENV)/installed-dev-$(shell cat requirements.txt requirements-dev.txt | sha256sum | cut -c1-16)
 
-.PHONY: help setup test lint types unit bench-overhead bench-recognition bench-chaos bench-overload bench-trim bench-memory simulate format clean
+.PHONY: help setup test lint types unit bench-overhead bench-recognition bench-chaos bench-overload bench-trim bench-memory bench-synthesis simulate format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -42,6 +42,9 @@ bench-memory: setup ## memory of FunASR as it is used against ours, under hard c
 
 bench-overload: setup ## ten times more callers than there is room for
 	$(BIN)/python bench/overload.py $(ARGS)
+
+bench-synthesis: setup ## speech for 1 to 40 callers against one lock around the model, on espeak and a stand-in of IndexTTS2
+	$(BIN)/python bench/synthesis.py $(ARGS)
 
 bench-trim: setup ## what giving cached memory back costs: TRIM=always, pressure, never
 	$(BIN)/python bench/trim.py $(ARGS)
