@@ -23,6 +23,8 @@ from steadyvoice.serving.run import run_app
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.synthesis import MAX_SPEED, MIN_SPEED, SpeakOptions, Spoken, SpokenPiece, Synthesizer
 from steadyvoice.serving.synthesis_routes import add_synthesis_routes
+from steadyvoice.serving.voice_routes import add_voice_routes
+from steadyvoice.serving.voices import VoiceStore
 from steadyvoice.settings import Settings
 
 TEXTS: ui.Texts = {
@@ -253,6 +255,7 @@ def build_app(settings: Settings, service: Service | None = None) -> FastAPI:
     app = create_app(service)
     synthesizer = Synthesizer(service)
     add_synthesis_routes(app, synthesizer)
+    add_voice_routes(app, service, VoiceStore(settings.cache_hub / "voices") if service.card.clones else None)
     shelf = LiveAudioShelf(app, service)
     close_routes(app)
     ui.mount(app, build_page(synthesizer, shelf), service, TEXTS)

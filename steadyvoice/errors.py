@@ -7,6 +7,7 @@ Knows nothing of HTTP libraries: `serving/http.py` is the one place that turns t
     │   ├── UnsupportedMedia         415  bytes that no decoder recognises as audio
     │   ├── TooLarge                 413  over a limit of bytes, seconds or characters
     │   ├── NotFound                 404  there is nothing of that name
+    │   ├── Conflict                 409  it is there already, or still being made
     │   └── Quarantined              422  it ended the worker twice a moment ago
     ├── Overloaded                   429  the queue is full; try again after `retry_after_s`
     ├── EngineUnavailable            503  the model cannot be loaded, or the server is draining
@@ -50,6 +51,10 @@ class TooLarge(InvalidInput):
 
 class NotFound(InvalidInput):
     status, code = 404, "not_found"
+
+
+class Conflict(InvalidInput):
+    status, code = 409, "conflict"
 
 
 class Quarantined(InvalidInput):

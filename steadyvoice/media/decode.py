@@ -1,4 +1,4 @@
-"""Uploaded bytes -> float32 mono at 16 kHz, within limits that are counted while decoding, whatever a header claims.
+"""Uploaded bytes -> float32 mono at one rate, within limits that are counted while decoding, whatever a header claims.
 
 soundfile (libsndfile) first, PyAV (FFmpeg) for what it cannot read, or not to the end: webm and m4a, which browsers
 record, and ogg and mp3, which may be chained. Both read from the
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from steadyvoice.errors import InvalidInput, TooLarge, UnsupportedMedia
 
-SAMPLE_RATE = 16_000  # Hz, of everything behind this module
+SAMPLE_RATE = 16_000  # Hz, of everything that is recognised
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; what a header may claim
 MAX_CHANNELS = 64
 BLOCK_VALUES = 1 << 18  # samples times channels decoded at a time: 1 MiB of float32
@@ -54,15 +54,16 @@ class _NotThisDecoder(Exception):
     """The decoder does not know the format; another may."""
 
 
-def decode(file: BinaryIO, limits: DecodeLimits) -> NDArray[np.float32]:
+def decode(file: BinaryIO, limits: DecodeLimits, rate: int = SAMPLE_RATE) -> NDArray[np.float32]:
     """Decode one upload.
 
     Args:
         file: open, seekable and at most as large as the upload limit; read from its start.
         limits: counted on decoded samples.
+        rate: of the answer, in Hz.
 
     Returns:
-        float32 [n] mono at `SAMPLE_RATE`, n > 0, all finite. A file that breaks off gives what came before the break.
+        float32 [n] mono at `rate`, n > 0, all finite. A file that breaks off gives what came before the break.
 
     Raises:
         UnsupportedMedia: no decoder recognises audio in it.
@@ -75,16 +76,16 @@ def decode(file: BinaryIO, limits: DecodeLimits) -> NDArray[np.float32]:
     for blocks in (_soundfile_blocks, _av_blocks):
         file.seek(0)
         try:
-            return _collect(blocks(file), limits)
+            return _collect(blocks(file), limits, rate)
         except _NotThisDecoder:
             continue
     raise UnsupportedMedia(f"the file is not audio that can be decoded; known formats: {FORMATS}", param="file")
 
 
-def _collect(blocks: Iterator[Block], limits: DecodeLimits) -> NDArray[np.float32]:
-    """Mix down, resample and join, counting as we go."""
+def _collect(blocks: Iterator[Block], limits: DecodeLimits, rate: int) -> NDArray[np.float32]:
+    """Mix down, resample to `rate` and join, counting as we go."""
     out = _Growing()
-    seconds, decoded_bytes, rate = 0.0, 0, 0
+    seconds, decoded_bytes, last_rate = 0.0, 0, 0
     resampler: soxr.ResampleStream | None = None
     began = time.monotonic()
     for samples, block_rate in blocks:
@@ -106,11 +107,11 @@ def _collect(blocks: Iterator[Block], limits: DecodeLimits) -> NDArray[np.float3
             raise InvalidInput("the audio contains samples that are not finite numbers (NaN or infinity)", param="file")
         # Float files may hold anything finite; beyond full scale it is noise to every model and overflows the next step.
         mono = np.clip(samples, -1.0, 1.0).mean(axis=1, dtype=np.float32)
-        if block_rate != rate:  # the first block, or a chained stream whose next link has another rate
+        if block_rate != last_rate:  # the first block, or a chained stream whose next link has another rate
             if resampler is not None:
                 out.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-            rate = block_rate
-            resampler = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
+            last_rate = block_rate
+            resampler = None if block_rate == rate else soxr.ResampleStream(block_rate, rate, 1, dtype="float32")
         out.append(mono if resampler is None else resampler.resample_chunk(mono))
     if resampler is not None:
         out.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))

@@ -30,6 +30,7 @@ from steadyvoice.errors import Cancelled, SteadyvoiceError, TooLarge
 from steadyvoice.memory import rss_bytes
 from steadyvoice.metrics import CONTENT_TYPE
 from steadyvoice.serving.service import Service
+from steadyvoice.serving.voices import MAX_FILE_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -250,17 +251,19 @@ class BodyLimit:
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
-        self._upload = service.settings.max_upload_bytes + MULTIPART_OVERHEAD
-        self._upload_mb = service.settings.max_upload_mb
+        self._upload = service.settings.max_upload_bytes
+        self._voice = min(self._upload, MAX_FILE_BYTES)
         self._small = max(SMALL_BODY, service.settings.max_text_chars * BYTES_PER_CHAR)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        carries_file = scope["path"].endswith(("/audio/transcriptions", "/upload"))
-        limit = self._upload if carries_file else self._small
-        what = f"the upload limit of {self._upload_mb:g} MB" if carries_file else f"the limit of {limit} bytes"
+        carries_voice = scope["path"].endswith(("/v1/voices", "/audio/voices"))
+        carries_file = carries_voice or scope["path"].endswith(("/audio/transcriptions", "/upload"))
+        file_limit = self._voice if carries_voice else self._upload
+        limit = file_limit + MULTIPART_OVERHEAD if carries_file else self._small
+        what = f"the upload limit of {file_limit / 1e6:g} MB" if carries_file else f"the limit of {limit} bytes"
         seen = 0
 
         async def counted() -> Message:

@@ -1,4 +1,4 @@
-"""POST /synthesize, POST /v1/audio/speech and GET /v1/voices. Knows HTTP; the work is elsewhere."""
+"""POST /synthesize and POST /v1/audio/speech. Knows HTTP; the work is elsewhere."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from steadyvoice.catalogue import EMOTIONS, OPENAI_VOICES, SPEECH_LANGUAGES, EngineCard
 from steadyvoice.engine.scheduler import ServiceClass
-from steadyvoice.media.encode import AUDIO_FORMATS
 from steadyvoice.serving.http import HoldingResponse, caller_of, unless_gone
-from steadyvoice.serving.synthesis import MAX_SPEED, MIN_SPEED, SpeakOptions, SpeakRequest, Synthesizer
+from steadyvoice.serving.synthesis import SpeakOptions, SpeakRequest, Synthesizer
 
 Strict = ConfigDict(extra="forbid")
 
@@ -85,10 +83,6 @@ def add_synthesis_routes(app: FastAPI, synthesizer: Synthesizer) -> None:
         speak = synthesizer.check(body.options())
         return await answer(request, speak, stream=len(speak.pieces) > 1)
 
-    @app.get("/v1/voices")
-    async def voices() -> dict[str, Any]:
-        return voice_list(service.card)
-
     async def answer(request: Request, speak: SpeakRequest, stream: bool) -> Response:
         caller = caller_of(request)
         async with AsyncExitStack() as hold:
@@ -115,29 +109,6 @@ def add_synthesis_routes(app: FastAPI, synthesizer: Synthesizer) -> None:
                 media_type=speak.format.media_type,
                 headers=headers,
             )
-
-
-def voice_list(card: EngineCard) -> dict[str, Any]:
-    """The voices, and everything else that may be chosen."""
-    return {
-        "object": "list",
-        "data": [
-            {
-                "id": name,
-                "object": "voice",
-                "speaker_id": index,
-                "aliases": [alias for i, alias in enumerate(OPENAI_VOICES) if i % len(card.speakers) == index],
-                "languages": [language for language in card.languages if language != "auto"],
-                "engine": card.name,
-            }
-            for index, name in enumerate(card.speakers)
-        ],
-        "languages": list(SPEECH_LANGUAGES),
-        "emotions": list(EMOTIONS),
-        "formats": list(AUDIO_FORMATS),
-        "speed": [MIN_SPEED, MAX_SPEED],
-        "note": card.note_en,
-    }
 
 
 async def _from(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
