@@ -7,6 +7,7 @@ Knows nothing of HTTP libraries: `serving/http.py` is the one place that turns t
     │   ├── UnsupportedMedia         415  bytes that no decoder recognises as audio
     │   ├── TooLarge                 413  over a limit of bytes, seconds or characters
     │   ├── NotFound                 404  there is nothing of that name
+    │   ├── KeyReused            422  an Idempotency-Key that came with another body before
     │   └── Quarantined              422  it ended the worker twice a moment ago
     ├── Overloaded                   429  the queue is full; try again after `retry_after_s`
     ├── EngineUnavailable            503  the model cannot be loaded, or the server is draining
@@ -52,8 +53,16 @@ class NotFound(InvalidInput):
     status, code = 404, "not_found"
 
 
+class KeyReused(InvalidInput):
+    code = "idempotency_key_reused"
+
+
 class Quarantined(InvalidInput):
     code = "quarantined"
+
+
+class Conflict(SteadyvoiceError):
+    status, code, type = 409, "still_in_progress", "invalid_request_error"
 
 
 class Overloaded(SteadyvoiceError):
