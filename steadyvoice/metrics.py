@@ -37,9 +37,7 @@ class Metrics:
         self.audio_seconds = Counter("audio_seconds", "Audio recognised or spoken", **labels)
         self.tokens = Counter("tokens", "50 per second of audio", **labels)
         self.characters = Counter("speech_characters", "Characters of cleaned text that were spoken", **labels)
-        self.defects = Counter(
-            "speech_defects", "Sentences that a second try did not mend, by what is wrong", ["defect"], **labels
-        )
+        self.defects = Counter("speech_defects", "Sentences that no second try mended, by what is wrong", ["defect"], **labels)
         self.retries = Counter("speech_retries", "Sentences that were spoken twice, for a defect of the first try", **labels)
         self.reduced = Counter("speech_reduced", "Sentences spoken with a simpler search, for want of memory", **labels)
         self.cache_hits = Counter("result_cache_hits", "Requests answered from the result cache", **labels)

@@ -6,6 +6,7 @@ This is the one place that maps `steadyvoice.errors` to answers. Knows nothing o
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 import re
@@ -295,6 +296,11 @@ def new_request_id() -> str:
 def caller_of(request: Request) -> str:
     """Who is served fairly against others."""
     return request.client.host if request.client else "local"
+
+
+def server_sent(body: Mapping[str, Any]) -> bytes:
+    """One server-sent event without a name, as OpenAI's SDK reads them."""
+    return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:
