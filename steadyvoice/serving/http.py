@@ -350,3 +350,5 @@ class HoldingResponse(StreamingResponse):
                 # A caller that does not read what it asked for. Half an answer must not look like a whole one: the server
                 # cuts a connection whose last chunk never came.
                 log.warning("a streamed answer was not read within %g s and is cut", self._timeout_s)
+            except SteadyvoiceError as error:
+                log.warning("a streamed answer failed in the middle and is cut: %s", error.code)

@@ -16,7 +16,8 @@ class SpokenPiece:
 
     index: int
     total: int
-    cue: Cue  # the text, and where in the answer it is heard
+    text: str  # as in the cleaned text, letter for letter
+    cue: Cue  # where in the answer it is heard
     speech: Speech  # at the pace that was asked for, with the pause before it
     stretched: bool
     queue_s: float
@@ -28,6 +29,7 @@ class Report:
     """What there is to say of an answer beside its sound. It grows with each piece."""
 
     cues: list[Cue] = field(default_factory=list)
+    characters: int = 0  # of the cleaned text
     duration_s: float = 0.0
     queue_s: float = 0.0
     inference_s: float = 0.0
@@ -40,15 +42,12 @@ class Report:
         self.inference_s += piece.inference_s
         self.duration_s += piece.speech.duration_s
         self.cues.append(piece.cue)
+        self.characters += len(piece.text)
         self.stretched |= piece.stretched
         if piece.speech.defect:
             self.defects.append((piece.index + 1, piece.speech.defect))
         if piece.speech.reduced:
             self.reduced.append(piece.index + 1)
-
-    @property
-    def characters(self) -> int:
-        return sum(len(cue.text) for cue in self.cues)
 
     @property
     def tokens(self) -> int:

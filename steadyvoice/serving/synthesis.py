@@ -217,8 +217,9 @@ class Synthesizer:
         pause = round(self.service.card.pause_s / request.speed * speech.sample_rate) if index else 0
         if pause:
             speech = replace(speech, samples=np.concatenate([np.zeros(pause, np.int16), speech.samples]))
-        cue = Cue(begin_s + pause / speech.sample_rate, begin_s + speech.duration_s, request.pieces[index].text)
-        return SpokenPiece(index, len(request.pieces), cue, speech, stretched, answer.queue_s, answer.inference_s)
+        text = request.pieces[index].text
+        cue = Cue(begin_s + pause / speech.sample_rate, begin_s + speech.duration_s, text.strip())
+        return SpokenPiece(index, len(request.pieces), text, cue, speech, stretched, answer.queue_s, answer.inference_s)
 
     def _look_at(self, piece: SpokenPiece) -> None:
         """Count what is not as it should be, and say so in the log."""
