@@ -16,12 +16,14 @@ from fastapi import FastAPI
 from steadyvoice.catalogue import EMOTIONS, SPEECH_LANGUAGES
 from steadyvoice.errors import SteadyvoiceError
 from steadyvoice.media.encode import AUDIO_FORMATS
+from steadyvoice.media.stretch import MAX_SPEED, MIN_SPEED
 from steadyvoice.serving import page as ui
 from steadyvoice.serving.http import close_routes, create_app, new_request_id
 from steadyvoice.serving.live_audio import LiveAudioShelf
 from steadyvoice.serving.run import run_app
 from steadyvoice.serving.service import Service
-from steadyvoice.serving.synthesis import MAX_SPEED, MIN_SPEED, SpeakOptions, Spoken, SpokenPiece, Synthesizer
+from steadyvoice.serving.spoken import Spoken, SpokenPiece
+from steadyvoice.serving.synthesis import SpeakOptions, Synthesizer
 from steadyvoice.serving.synthesis_routes import add_synthesis_routes
 from steadyvoice.serving.voice_routes import add_voice_routes
 from steadyvoice.serving.voices import VoiceStore

@@ -7,8 +7,10 @@ Knows nothing of HTTP libraries: `serving/http.py` is the one place that turns t
     │   ├── UnsupportedMedia         415  bytes that no decoder recognises as audio
     │   ├── TooLarge                 413  over a limit of bytes, seconds or characters
     │   ├── NotFound                 404  there is nothing of that name
-    │   ├── Conflict                 409  it is there already, or still being made
+    │   ├── Conflict                 409  there is something of that name already
+    │   ├── KeyReused                422  an Idempotency-Key that came with another body before
     │   └── Quarantined              422  it ended the worker twice a moment ago
+    ├── InProgress                   409  it is being made; come back after `retry_after_s`
     ├── Overloaded                   429  the queue is full; try again after `retry_after_s`
     ├── EngineUnavailable            503  the model cannot be loaded, or the server is draining
     ├── DeadlineExceeded             504  the answer did not come within the request's time
@@ -57,8 +59,16 @@ class Conflict(InvalidInput):
     status, code = 409, "conflict"
 
 
+class KeyReused(InvalidInput):
+    code = "idempotency_key_reused"
+
+
 class Quarantined(InvalidInput):
     code = "quarantined"
+
+
+class InProgress(SteadyvoiceError):
+    status, code, type = 409, "still_in_progress", "invalid_request_error"
 
 
 class Overloaded(SteadyvoiceError):

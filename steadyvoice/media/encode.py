@@ -1,4 +1,4 @@
-"""int16 PCM -> wav, mp3, opus, flac or raw pcm, in one piece or piece by piece.
+"""int16 PCM -> wav, mp3, opus, aac, flac or raw pcm, in one piece or piece by piece.
 
 Everything goes through PyAV (FFmpeg, with its encoders inside the wheel), so no ffmpeg binary is needed. Knows nothing of speech.
 """
@@ -37,6 +37,8 @@ AUDIO_FORMATS = {
     "wav": AudioFormat("wav", "audio/wav", ".wav"),
     "mp3": AudioFormat("mp3", "audio/mpeg", ".mp3", "mp3", "libmp3lame", bit_rate=64_000),
     "opus": AudioFormat("opus", "audio/ogg", ".opus", "ogg", "libopus", rate=48_000, bit_rate=32_000),
+    # In ADTS, whose every frame stands by itself: the other container of AAC, MP4, cannot be streamed as it is made.
+    "aac": AudioFormat("aac", "audio/aac", ".aac", "adts", "aac", bit_rate=64_000),
     "flac": AudioFormat("flac", "audio/flac", ".flac", "flac", "flac"),
     # OpenAI's raw format: 24 kHz, 16 bit little-endian, mono. Clients assume it, since nothing in the bytes says so.
     "pcm": AudioFormat("pcm", "audio/pcm", ".pcm", rate=24_000),

@@ -6,6 +6,7 @@ This is the one place that maps `steadyvoice.errors` to answers. Knows nothing o
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 import re
@@ -300,6 +301,11 @@ def caller_of(request: Request) -> str:
     return request.client.host if request.client else "local"
 
 
+def server_sent(body: Mapping[str, Any]) -> bytes:
+    """One server-sent event without a name, as OpenAI's SDK reads them."""
+    return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
+
+
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:
     """Await `work`, and cancel it when the caller hangs up. The request's body must have been read."""
     task = asyncio.ensure_future(work)
@@ -347,3 +353,5 @@ class HoldingResponse(StreamingResponse):
                 # A caller that does not read what it asked for. Half an answer must not look like a whole one: the server
                 # cuts a connection whose last chunk never came.
                 log.warning("a streamed answer was not read within %g s and is cut", self._timeout_s)
+            except SteadyvoiceError as error:
+                log.warning("a streamed answer failed in the middle and is cut: %s", error.code)

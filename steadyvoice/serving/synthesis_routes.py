@@ -1,9 +1,8 @@
-"""POST /synthesize and POST /v1/audio/speech. Knows HTTP; the work is elsewhere."""
+"""POST /synthesize and /v1/audio/speech, and GET what belongs to them: subtitles and usage. Knows HTTP; the work is elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, aclosing
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request
@@ -11,10 +10,16 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from steadyvoice.engine.scheduler import ServiceClass
-from steadyvoice.serving.http import HoldingResponse, caller_of, unless_gone
-from steadyvoice.serving.synthesis import SpeakOptions, SpeakRequest, Synthesizer
+from steadyvoice.media.subtitles import to_srt, to_vtt
+from steadyvoice.serving.http import caller_of
+from steadyvoice.serving.speech_answers import Delivery, SpeechAnswers
+from steadyvoice.serving.subtitle_shelf import SubtitleShelf
+from steadyvoice.serving.synthesis import SpeakOptions, Synthesizer
 
 Strict = ConfigDict(extra="forbid")
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+LONG_S = 60.0  # of audio; a proxy in between gives up on a connection that is silent for about so long
+SUBTITLE_FORMATS = {"srt": (to_srt, "application/x-subrip; charset=utf-8"), "vtt": (to_vtt, "text/vtt; charset=utf-8")}
 
 
 class SynthesizeBody(BaseModel):
@@ -29,8 +34,8 @@ class SynthesizeBody(BaseModel):
     speaker_id: int | str = 0
     speed: float = 1.0
     format: str = "wav"
-    stream: bool = False
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    stream: bool | None = None  # None: where the audio will be long
+    seed: Seed | None = None
     service_class: ServiceClass = ServiceClass.INTERACTIVE
 
     def options(self) -> SpeakOptions:
@@ -49,10 +54,11 @@ class SpeechBody(BaseModel):
     instructions: str | None = None
     response_format: str = "mp3"
     speed: float = 1.0
-    stream_format: Literal["audio"] = "audio"
+    stream_format: Literal["audio", "sse"] = "audio"
     language: str = "auto"
     emotion: str = "neutral"
     emotion_strength: float = 0.6
+    seed: Seed | None = None
     service_class: ServiceClass = ServiceClass.INTERACTIVE
 
     def options(self) -> SpeakOptions:
@@ -65,53 +71,39 @@ class SpeechBody(BaseModel):
             speaker_id=voice,
             speed=self.speed,
             format=self.response_format,
+            seed=self.seed,
             service_class=self.service_class,
         )
 
 
 def add_synthesis_routes(app: FastAPI, synthesizer: Synthesizer) -> None:
-    service = synthesizer.service
+    subtitles = SubtitleShelf()
+    answers = SpeechAnswers(synthesizer, subtitles)
 
     @app.post("/synthesize")
     async def synthesize(request: Request, body: SynthesizeBody) -> Response:
-        """Text to speech: a whole file, or with `stream` bytes from the first sentence on."""
-        return await answer(request, synthesizer.check(body.options()), body.stream)
+        """Text to speech: a whole file, or with `stream` bytes from the first sentence on. What will be long is streamed unless
+        `stream` is false."""
+        speak = synthesizer.check(body.options())
+        stream = speak.expected_s > LONG_S if body.stream is None else body.stream
+        return await answers.answer(request, speak, Delivery.STREAMED if stream else Delivery.WHOLE)
 
     @app.post("/v1/audio/speech")
     async def speech(request: Request, body: SpeechBody) -> Response:
-        """Text to speech as OpenAI has it: streamed, unless there is only one sentence and so nothing to wait for."""
+        """Text to speech as OpenAI has it: streamed, unless there is only one sentence and so nothing to wait for; with
+        `stream_format` sse as server-sent events."""
         speak = synthesizer.check(body.options())
-        return await answer(request, speak, stream=len(speak.pieces) > 1)
+        if body.stream_format == "sse":
+            return await answers.answer(request, speak, Delivery.EVENTS)
+        return await answers.answer(request, speak, Delivery.STREAMED if len(speak.pieces) > 1 else Delivery.WHOLE)
 
-    async def answer(request: Request, speak: SpeakRequest, stream: bool) -> Response:
-        caller = caller_of(request)
-        async with AsyncExitStack() as hold:
-            hold.enter_context(service.door.enter(caller))
-            if not stream:
-                spoken = await unless_gone(request, synthesizer.speak(speak, caller))
-                headers = {
-                    "X-Audio-Seconds": f"{spoken.duration_s:.3f}",
-                    "X-Tokens": str(spoken.tokens),
-                    "X-Queue-Seconds": f"{spoken.queue_s:.4f}",
-                    "X-Inference-Seconds": f"{spoken.inference_s:.4f}",
-                    "X-Engine": f"{service.card.name}/{service.revision}",
-                }
-                return Response(spoken.audio, media_type=spoken.format.media_type, headers=headers)
-            audio = await hold.enter_async_context(aclosing(synthesizer.stream(speak, caller)))
-            # The first sentence decides between an error status and a stream.
-            first = await unless_gone(request, anext(audio))
-            # How long it will be is not known yet: these headers cannot say what a whole file's say.
-            headers = {"X-Engine": f"{service.card.name}/{service.revision}", "Cache-Control": "no-store"}
-            return HoldingResponse(
-                _from(first, audio),
-                hold.pop_all(),
-                service.settings.request_timeout_s,
-                media_type=speak.format.media_type,
-                headers=headers,
-            )
+    @app.get("/v1/speech/{speech_id}/subtitles")
+    async def subtitles_of(speech_id: str, format: Literal["srt", "vtt"] = "srt") -> Response:
+        """One cue per sentence, while they are kept; the id is in `X-Speech-Id`."""
+        render, media_type = SUBTITLE_FORMATS[format]
+        return Response(render(subtitles.cues(speech_id)), media_type=media_type, headers={"Cache-Control": "no-store"})
 
-
-async def _from(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for data in rest:
-        yield data
+    @app.get("/v1/usage")
+    async def usage(request: Request) -> dict[str, Any]:
+        """What the caller has had since the start. Nobody else's figures."""
+        return {"object": "usage", **asdict(synthesizer.meter.usage(caller_of(request)))}

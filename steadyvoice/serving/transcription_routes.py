@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
@@ -17,7 +16,7 @@ from steadyvoice.engine.scheduler import ServiceClass
 from steadyvoice.errors import EngineUnavailable, InvalidInput, Overloaded, SteadyvoiceError, TooLarge
 from steadyvoice.media.rich_text import separator
 from steadyvoice.media.subtitles import Cue, to_srt, to_vtt, word_cues
-from steadyvoice.serving.http import HoldingResponse, caller_of, error_of, read_and_drop, unless_gone
+from steadyvoice.serving.http import HoldingResponse, caller_of, error_of, read_and_drop, server_sent, unless_gone
 from steadyvoice.serving.transcription import (
     Event,
     Progress,
@@ -219,7 +218,7 @@ async def _server_sent(first: list[Event], rest: AsyncIterator[Event]) -> AsyncI
                 yield _sse("transcript.text.done", text=event.text, usage=_usage(event))
     except SteadyvoiceError as error:
         # The status has left already; OpenAI's SDK raises on an event with an error in it.
-        yield b"event: error\n" + _data(error_of(error))
+        yield b"event: error\n" + server_sent(error_of(error))
 
 
 async def _chain(first: list[Event], rest: AsyncIterator[Event]) -> AsyncIterator[Event]:
@@ -230,11 +229,7 @@ async def _chain(first: list[Event], rest: AsyncIterator[Event]) -> AsyncIterato
 
 
 def _sse(kind: str, **body: Any) -> bytes:
-    return _data({"type": kind, **body})
-
-
-def _data(body: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
+    return server_sent({"type": kind, **body})
 
 
 # --- form fields

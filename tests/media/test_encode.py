@@ -62,7 +62,9 @@ def test_every_format_decodes_back_to_the_same_duration(speech: PcmArray, name: 
 
     decoded = decode(io.BytesIO(file), DecodeLimits(60))
 
-    assert len(decoded) / SAMPLE_RATE == pytest.approx(len(speech) / rate, abs=0.1)
+    # ADTS has no place to say how much silence the codec put before and behind: a frame of 1,024 samples each.
+    tolerance = 2 * 1_024 / rate if name == "aac" else 0.1
+    assert len(decoded) / SAMPLE_RATE == pytest.approx(len(speech) / rate, abs=tolerance)
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
@@ -89,6 +91,7 @@ def test_lossless_formats_give_back_every_sample(speech: PcmArray, name: str) ->
     [
         ("mp3", "mp3", "mp3", 22_050),
         ("opus", "ogg", "opus", 48_000),
+        ("aac", "aac", "aac", 22_050),
         ("flac", "flac", "flac", 22_050),
         ("wav", "wav", "pcm_s16le", 22_050),
     ],
@@ -134,7 +137,7 @@ def test_pcm_at_24_khz_is_the_samples_themselves_little_endian(speech: PcmArray)
 
 
 @pytest.mark.parametrize(
-    ("name", "rate"), [("wav", 22_050), ("mp3", 22_050), ("flac", 22_050), ("opus", 48_000), ("pcm", PCM_RATE)]
+    ("name", "rate"), [("wav", 22_050), ("mp3", 22_050), ("aac", 22_050), ("flac", 22_050), ("opus", 48_000), ("pcm", PCM_RATE)]
 )
 @settings(max_examples=8, deadline=None)
 @given(sizes=st.lists(st.integers(0, 10_000), max_size=6))
@@ -180,7 +183,7 @@ def test_each_piece_is_on_its_way_before_the_next_is_asked_for(speech: PcmArray,
         assert asked == list(range(number + 1))
 
 
-@pytest.mark.parametrize("name", ["wav", "mp3", "flac"])
+@pytest.mark.parametrize("name", ["wav", "mp3", "aac", "flac"])
 def test_what_has_been_fed_can_be_heard_but_for_a_quarter_of_a_second(speech: PcmArray, name: str) -> None:
     encoder, sent = StreamEncoder(22_050, AUDIO_FORMATS[name]), b""
     fed = 0.0
@@ -220,14 +223,16 @@ def test_pieces_that_are_views_with_a_stride_are_read_right(speech: PcmArray, na
     )
 
 
-@pytest.mark.parametrize(("name", "media_type"), [("mp3", "audio/mpeg"), ("opus", "audio/ogg"), ("wav", "audio/wav")])
+@pytest.mark.parametrize(
+    ("name", "media_type"), [("mp3", "audio/mpeg"), ("opus", "audio/ogg"), ("aac", "audio/aac"), ("wav", "audio/wav")]
+)
 def test_a_format_is_found_by_its_name(name: str, media_type: str) -> None:
     assert audio_format(name).media_type == media_type
 
 
-@pytest.mark.parametrize("name", ["aac", "", "WAV", "../wav"])
+@pytest.mark.parametrize("name", ["m4a", "", "WAV", "../wav"])
 def test_an_unknown_format_is_refused_naming_it_and_the_known_ones(name: str) -> None:
-    with pytest.raises(InvalidInput, match="wav, mp3, opus, flac, pcm") as refused:
+    with pytest.raises(InvalidInput, match="wav, mp3, opus, aac, flac, pcm") as refused:
         audio_format(name)
     assert repr(name) in refused.value.message
     assert refused.value.param == "format"

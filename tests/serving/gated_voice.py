@@ -1,4 +1,4 @@
-"""A synthesiser that waits where the test says. It runs in a real worker process, like every model."""
+"""A synthesiser that does what the test says. It runs in a real worker process, like every model."""
 
 from __future__ import annotations
 
@@ -7,23 +7,36 @@ from multiprocessing.connection import Client
 
 import numpy as np
 
-from steadyvoice.protocol import Items, ModelInfo, Outcome, Speech, SynthesizeItem
+from steadyvoice.protocol import ItemError, Items, ModelInfo, Outcome, Speech, SynthesizeItem
 
 RATE = 22_050
 
 
 class GatedVoice:
-    """Says half a second of tone per sentence; before a sentence with the word "gate" it waits until the test lets it go on."""
+    """Says half a second of tone per sentence, always at speed 1.
+
+    Words in a sentence make it behave: "gate" waits until the test lets it go on, "fail" fails, "Tell" fails and tells what was
+    expected, "cut" gives audio with a defect, "poor" audio that was made with little memory.
+    """
 
     def __init__(self, gate: str) -> None:
         self._gate = gate
         self.info = ModelInfo("gated", "1", max_batch_items=4)
 
     def run(self, items: Items) -> Iterator[Outcome]:
-        for item in items:
-            if "gate" in SynthesizeItem.from_payload(item).text:
+        for payload in items:
+            item = SynthesizeItem.from_payload(payload)
+            text = item.text
+            if "gate" in text:
                 with Client(self._gate) as gate:
                     gate.send("here")
                     gate.recv()
-            tone = np.sin(np.arange(RATE // 2) * 2 * np.pi * 440 / RATE) * 10_000
-            yield Speech(tone.astype(np.int16), RATE).to_payload()
+            if "Tell" in text:
+                yield ItemError("invalid", f"expected {item.expected_s:.2f} s")
+                continue
+            if "fail" in text:
+                yield ItemError("error", "it was told to fail")
+                continue
+            tone = (np.sin(np.arange(RATE // 2) * 2 * np.pi * 440 / RATE) * 10_000).astype(np.int16)
+            defect = "cut_off" if "cut" in text else None
+            yield Speech(tone, RATE, defect=defect, retried=defect is not None, reduced="poor" in text).to_payload()

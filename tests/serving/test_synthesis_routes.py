@@ -4,62 +4,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing.connection import Listener
 from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 from starlette.testclient import TestClient
 
 from app_tts import build_app
 from steadyvoice.engine.worker_handle import WorkerSpec
 from steadyvoice.serving.service import Service
 from steadyvoice.settings import Settings
-from tests.ports import free_port
+from tests.serving.gated_server import Gated, gated_server
 
 TEN = "One. Two. Three. Four. Five. gate six. Seven. Eight. Nine. Ten."
 HALF_SECOND = 22_050  # bytes of 16 bit samples at 22,050 Hz
 
 
-@dataclass
-class Gated:
-    """A running server whose engine stops before a sentence with the word "gate"."""
-
-    client: httpx.Client
-    service: Service
-    gate: Listener
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Gated]:
-    with gated_server(tmp_path) as running:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gated]:
+    with gated_server(tmp_path_factory.mktemp("gate")) as running:
         yield running
-
-
-@contextmanager
-def gated_server(folder: Path, **settings: object) -> Iterator[Gated]:
-    address = str(folder / "gate")
-    port = free_port()
-    spec = WorkerSpec("tests.serving.gated_voice:GatedVoice", {"gate": address})
-    service = Service(Settings(tts_port=port, **settings), "tts", spec)  # type: ignore[arg-type]
-    app = build_app(service.settings, service)
-    uvicorn_server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, timeout_graceful_shutdown=3))
-    thread = threading.Thread(target=uvicorn_server.run)
-    with Listener(address) as gate, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-        thread.start()
-        while True:
-            try:
-                client.get("/ready")
-                break
-            except httpx.ConnectError:
-                thread.join(0.02)
-        yield Gated(client, service, gate)
-        uvicorn_server.should_exit = True
-    thread.join()
-    service.close()
 
 
 def test_first_audio_leaves_before_the_whole_of_a_ten_sentence_text_is_done(server: Gated) -> None:
@@ -165,3 +129,46 @@ def test_a_body_without_declared_length_is_refused_with_413_when_it_grows_too_la
     answer = server.client.post("/synthesize", content=large(), headers={"Content-Type": "application/json"})
     assert answer.status_code == 413
     assert "1000000 bytes" in answer.json()["error"]["message"]
+
+
+def test_a_stream_that_fails_in_the_middle_is_cut_and_does_not_look_whole(server: Gated) -> None:
+    body = {"text": "One. Two. The gate. fail here. Five.", "stream": True}
+    heard = 0
+
+    def read() -> None:
+        nonlocal heard
+        with server.client.stream("POST", "/synthesize", json=body) as answer:
+            pieces = answer.iter_raw()
+            heard += len(next(pieces))  # the status has left: there is no way back to one that says 500
+            assert answer.status_code == 200
+            with server.gate.accept() as waiting:
+                waiting.recv()
+                waiting.send("go on")
+            for piece in pieces:
+                heard += len(piece)
+
+    with pytest.raises(httpx.RemoteProtocolError, match="without sending complete"):
+        read()
+    assert heard == 44 + 3 * HALF_SECOND
+    assert server.service.door.wait_empty(30)
+
+
+@pytest.mark.parametrize(("stream", "streamed"), [(None, True), (False, False), (True, True)])
+def test_what_will_be_long_is_streamed_unless_the_caller_says_otherwise(
+    server: Gated, stream: bool | None, streamed: bool
+) -> None:
+    answer = server.client.post("/synthesize", json={"text": "Nobody can wait for so long. " * 40, "stream": stream})
+    assert ("x-audio-seconds" in answer.headers) is not streamed
+    assert ("content-length" in answer.headers) is not streamed
+    assert len(answer.content) == 44 + 40 * HALF_SECOND
+
+
+def test_what_will_be_short_is_whole(server: Gated) -> None:
+    assert "content-length" in server.client.post("/synthesize", json={"text": TEN.replace("gate", "")}).headers
+
+
+def test_the_engine_is_told_how_long_a_sentence_should_be(server: Gated) -> None:
+    answer = server.client.post("/synthesize", json={"text": "Hello. Tell me, please.", "speed": 2})
+    assert answer.status_code == 422
+    seconds = len("Tell me, please.") * 0.4 * 0.22
+    assert f"expected {seconds:.2f} s" in answer.json()["error"]["message"]
