@@ -22,8 +22,9 @@ from steadyvoice.serving.http import close_routes, create_app, new_request_id
 from steadyvoice.serving.live_audio import LiveAudioShelf
 from steadyvoice.serving.run import run_app
 from steadyvoice.serving.service import Service
+from steadyvoice.serving.speech_request import SpeakOptions
 from steadyvoice.serving.spoken import Spoken, SpokenPiece
-from steadyvoice.serving.synthesis import SpeakOptions, Synthesizer
+from steadyvoice.serving.synthesis import Synthesizer
 from steadyvoice.serving.synthesis_routes import add_synthesis_routes
 from steadyvoice.serving.voice_routes import add_voice_routes
 from steadyvoice.serving.voices import VoiceStore
@@ -140,7 +141,7 @@ class SpeakPage(ui.JobPage):
         pieces: list[SpokenPiece] = []
         live = self._shelf.new()
         try:
-            checked = synthesizer.check(options)
+            checked = await synthesizer.check(options)
             with self._service.door.enter(ui.caller_of(request)):
                 async with aclosing(synthesizer.pieces(checked, ui.caller_of(request))) as stream:
                     async for piece in stream:
@@ -193,7 +194,7 @@ def _add_endpoint(synthesizer: Synthesizer) -> None:
     ) -> tuple[str, dict[str, Any]]:
         new_request_id()
         try:
-            checked = synthesizer.check(SpeakOptions(text, language, emotion, emotion_strength, speaker_id, speed, format))
+            checked = await synthesizer.check(SpeakOptions(text, language, emotion, emotion_strength, speaker_id, speed, format))
             with service.door.enter(ui.caller_of(request)):
                 spoken = await synthesizer.speak(checked, ui.caller_of(request))
         except SteadyvoiceError as error:
@@ -255,9 +256,10 @@ def build_app(settings: Settings, service: Service | None = None) -> FastAPI:
     """Everything, ready to serve."""
     service = service or Service(settings, "tts")
     app = create_app(service)
-    synthesizer = Synthesizer(service)
+    voices = VoiceStore(settings.cache_hub / "voices") if service.card.clones else None
+    synthesizer = Synthesizer(service, voices)
     add_synthesis_routes(app, synthesizer)
-    add_voice_routes(app, service, VoiceStore(settings.cache_hub / "voices") if service.card.clones else None)
+    add_voice_routes(app, service, voices)
     shelf = LiveAudioShelf(app, service)
     close_routes(app)
     ui.mount(app, build_page(synthesizer, shelf), service, TEXTS)

@@ -57,7 +57,7 @@ class Piece:
         return max(0.2, weight(self.text) * SECONDS_PER_WEIGHT)
 
 
-def clean(text: str, max_chars: int) -> str:
+def clean(text: str, max_chars: int, param: str = "text") -> str:
     """Remove what cannot be spoken and would only do harm: controls, NUL, zero-width letters, lone surrogates.
 
     Raises:
@@ -65,14 +65,14 @@ def clean(text: str, max_chars: int) -> str:
         InvalidInput: nothing in it can be spoken.
     """
     if len(text) > max_chars:
-        raise TooLarge(f"the text has {len(text)} characters; the limit is {max_chars}", param="text")
+        raise TooLarge(f"the text has {len(text)} characters; the limit is {max_chars}", param=param)
     kept = "".join(" " if c in BLANKS else c for c in text if c in BLANKS + "\n" or _speakable(c))
     kept = REPEATED.sub(r"\1\1\1", kept)
     kept = COMPATIBILITY.sub(lambda run: unicodedata.normalize("NFKC", run[0]), kept)
     lines = (SPACE.sub(" ", line).strip() for line in unicodedata.normalize("NFC", kept).split("\n"))
     cleaned = "\n".join(line for line in lines if line)
     if not any(unicodedata.category(c)[0] in "LN" for c in cleaned):
-        raise InvalidInput("the text has no letter and no digit, so there is nothing to say", param="text")
+        raise InvalidInput("the text has no letter and no digit, so there is nothing to say", param=param)
     return cleaned
 
 

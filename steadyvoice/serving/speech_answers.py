@@ -19,9 +19,10 @@ from steadyvoice.engine.scheduler import ServiceClass
 from steadyvoice.errors import InvalidInput, SteadyvoiceError
 from steadyvoice.serving.http import HoldingResponse, caller_of, error_of, server_sent, unless_gone
 from steadyvoice.serving.repeats import Answer, Claim, Repeats
+from steadyvoice.serving.speech_request import SpeakRequest
 from steadyvoice.serving.spoken import Report
 from steadyvoice.serving.subtitle_shelf import SubtitleShelf
-from steadyvoice.serving.synthesis import SpeakRequest, Synthesizer
+from steadyvoice.serving.synthesis import Synthesizer
 
 log = logging.getLogger(__name__)
 

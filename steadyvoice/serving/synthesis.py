@@ -5,24 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, aclosing
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from steadyvoice.catalogue import EMOTIONS, OPENAI_VOICES, SPEECH_LANGUAGES
-from steadyvoice.engine.scheduler import ServiceClass
 from steadyvoice.engine.tickets import Answer, Task
 from steadyvoice.errors import InvalidInput
-from steadyvoice.media.encode import AudioFormat, StreamEncoder, audio_format, encode
-from steadyvoice.media.stretch import MAX_SPEED, MIN_SPEED, stretch
+from steadyvoice.media.encode import AudioFormat, StreamEncoder, encode
+from steadyvoice.media.stretch import stretch
 from steadyvoice.media.subtitles import Cue
-from steadyvoice.media.text import HAN, Piece, clean, split
 from steadyvoice.protocol import Speech, SynthesizeItem
 from steadyvoice.serving.service import Service
+from steadyvoice.serving.speech_request import SpeakOptions, SpeakRequest, check
 from steadyvoice.serving.spoken import Report, Spoken, SpokenPiece
 from steadyvoice.serving.usage import Meter, Usage
+from steadyvoice.serving.voices import Voice, VoiceStore
 
 log = logging.getLogger(__name__)
 
@@ -31,100 +30,18 @@ SPEED_TOLERANCE = 0.01  # a pace that is so near to the one asked for is left al
 INLINE_FORMATS = ("wav", "pcm")
 
 
-@dataclass(frozen=True)
-class SpeakOptions:
-    """What a caller may choose, as the caller wrote it."""
-
-    text: str
-    language: str = "auto"
-    emotion: str = "neutral"
-    emotion_strength: float = 0.6
-    speaker_id: str | int = 0
-    speed: float = 1.0
-    format: str = "wav"
-    seed: int | None = None
-    service_class: ServiceClass = ServiceClass.INTERACTIVE
-
-
-@dataclass(frozen=True)
-class SpeakRequest:
-    """Checked options: nothing in it needs to be looked at again."""
-
-    pieces: tuple[Piece, ...]
-    emotion: str
-    emotion_strength: float
-    speaker: str
-    speed: float
-    format: AudioFormat
-    seed: int | None
-    service_class: ServiceClass
-
-    @property
-    def characters(self) -> int:
-        """Of the cleaned text: what counts as input. The engine's own tokens are not known in this process."""
-        return sum(len(piece.text) for piece in self.pieces)
-
-    @property
-    def expected_s(self) -> float:
-        """A rough estimate of how long the audio will be."""
-        return sum(piece.seconds for piece in self.pieces) / self.speed
-
-
 class Synthesizer:
     """Turns text into speech, many at a time."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, voices: VoiceStore | None = None) -> None:
+        """`voices` for an engine that imitates, and for no other."""
         self.service = service
+        self.voices = voices
         self.meter = Meter()
 
-    def check(self, options: SpeakOptions) -> SpeakRequest:
-        """Validate everything that can be validated before any work.
-
-        Raises:
-            InvalidInput: naming the value and the choices.
-            TooLarge: the text is over `MAX_TEXT_CHARS`.
-        """
-        card = self.service.card
-        if options.language not in SPEECH_LANGUAGES:
-            raise InvalidInput(
-                f"language {options.language[:32]!r} is unknown; known: {', '.join(SPEECH_LANGUAGES)}", param="language"
-            )
-        if options.emotion not in EMOTIONS:
-            raise InvalidInput(f"emotion {options.emotion[:32]!r} is unknown; known: {', '.join(EMOTIONS)}", param="emotion")
-        _check_range("emotion_strength", options.emotion_strength, 0.0, 1.0)
-        _check_range("speed", options.speed, MIN_SPEED, MAX_SPEED)
-        pieces = tuple(split(clean(options.text, self.service.settings.max_text_chars), options.language))
-        if card.name == "espeak" and any(piece.language == "ja" and HAN.search(piece.text) for piece in pieces):
-            # It would read every kanji as "Chinese letter": an answer that looks right and is not.
-            raise InvalidInput(
-                "the espeak voice reads Japanese in kana only, and the text has Chinese characters beside kana; "
-                "write it in kana, or send what is Chinese by itself or with language zh",
-                param="text",
-            )
-        return SpeakRequest(
-            pieces=pieces,
-            emotion=options.emotion,
-            emotion_strength=options.emotion_strength,
-            speaker=self.speaker(options.speaker_id),
-            speed=options.speed,
-            format=audio_format(options.format),
-            seed=options.seed,
-            service_class=options.service_class,
-        )
-
-    def speaker(self, speaker_id: str | int) -> str:
-        """A number, a name, or one of OpenAI's voice names -> the engine's name. Raises InvalidInput."""
-        speakers = self.service.card.speakers
-        name = str(speaker_id).strip()
-        if name in speakers:
-            return name
-        if name in OPENAI_VOICES:
-            return speakers[OPENAI_VOICES.index(name) % len(speakers)]
-        if name.isascii() and name.isdigit() and len(name) < 6 and int(name) < len(speakers):
-            return speakers[int(name)]
-        raise InvalidInput(
-            f"speaker {name[:64]!r} is unknown; known: 0 to {len(speakers) - 1}, {', '.join(speakers)}", param="speaker_id"
-        )
+    async def check(self, options: SpeakOptions) -> SpeakRequest:
+        """See `speech_request.check`."""
+        return await check(options, self.service, self.voices)
 
     async def pieces(self, request: SpeakRequest, caller: str, report: Report | None = None) -> AsyncGenerator[SpokenPiece]:
         """Sentences in order, each as soon as it is spoken. Closing the iterator cancels the rest.
@@ -138,28 +55,35 @@ class Synthesizer:
             SteadyvoiceError: every subclass that the engine raises.
         """
         service, report = self.service, report or Report()
-        job = service.submit(self._tasks(request), caller, request.service_class)
-        service.memory.step("queue")
-        try:
-            for index, ticket in enumerate(job.tickets):
-                try:
-                    answer = await asyncio.wrap_future(ticket)
-                except InvalidInput as error:
-                    raise InvalidInput(f"sentence {index + 1} of {len(request.pieces)}: {error.message}", param="text") from None
-                piece = await self._piece(request, index, answer, report.duration_s)
-                report.add(piece)
-                self._look_at(piece)
-                yield piece
-        finally:
-            service.engine.cancel(job)  # does nothing to a job that is over
-            self._count(report, caller)
-            log.info(
-                "sentences=%d audio=%.2fs queue=%.3fs inference=%.3fs",
-                len(request.pieces),
-                report.duration_s,
-                report.queue_s,
-                report.inference_s,
+        with ExitStack() as borrowed:
+            tasks = self._tasks(
+                request,
+                await self._borrow(request.voice, borrowed),
+                await self._borrow(request.emotion_voice, borrowed),
             )
+            job = service.submit(tasks, caller, request.service_class)
+            service.memory.step("queue")
+            try:
+                for index, ticket in enumerate(job.tickets):
+                    try:
+                        answer = await asyncio.wrap_future(ticket)
+                    except InvalidInput as error:
+                        where = f"sentence {index + 1} of {len(request.pieces)}"
+                        raise InvalidInput(f"{where}: {error.message}", param="text") from None
+                    piece = await self._piece(request, index, answer, report.duration_s)
+                    report.add(piece)
+                    self._look_at(piece)
+                    yield piece
+            finally:
+                service.engine.cancel(job)  # does nothing to a job that is over
+                self._count(report, caller)
+                log.info(
+                    "sentences=%d audio=%.2fs queue=%.3fs inference=%.3fs",
+                    len(request.pieces),
+                    report.duration_s,
+                    report.queue_s,
+                    report.inference_s,
+                )
 
     async def speak(self, request: SpeakRequest, caller: str) -> Spoken:
         """The whole text, joined and encoded."""
@@ -193,14 +117,36 @@ class Synthesizer:
         assert encoder is not None  # a checked request has at least one piece
         yield encoder.finish()
 
-    def _tasks(self, request: SpeakRequest) -> list[Task]:
+    async def _borrow(self, voice: Voice | None, borrowed: ExitStack) -> str | None:
+        """The file of a voice, which stays until `borrowed` is closed."""
+        if voice is None:
+            return None
+        assert self.voices is not None
+        return str(await self.service.on_host(partial(borrowed.enter_context, self.voices.borrow(voice))))
+
+    def _tasks(self, request: SpeakRequest, reference: str | None, emotion_reference: str | None) -> list[Task]:
         """What the engine is asked, piece by piece."""
-        common = SynthesizeItem("", "", request.speaker, request.emotion, request.emotion_strength, request.speed, request.seed)
+        common = SynthesizeItem(
+            "",
+            "",
+            request.speaker,
+            request.emotion,
+            request.emotion_strength,
+            request.speed,
+            request.seed,
+            reference=reference,
+            emotion_reference=emotion_reference,
+            emotion_vector=request.emotion_vector,
+            emotion_text=request.emotion_text,
+        )
+        # One that imitates generates the same whatever the speed, and changes it afterwards.
+        pace = 1.0 if request.voice else request.speed
         return [
             Task(
                 replace(common, text=piece.text, language=piece.language, expected_s=piece.seconds).to_payload(),
                 # An estimate decides who goes when; it must never be the reason to refuse a text.
-                min(piece.seconds / request.speed, self.service.settings.batch_size_s),
+                min(piece.seconds / pace, self.service.settings.batch_size_s),
+                request.voice.digest if request.voice else "",
             )
             for piece in request.pieces
         ]
@@ -240,8 +186,3 @@ class Synthesizer:
         metrics.inference_seconds.observe(report.inference_s)
         if report.cues:
             self.meter.count(caller, Usage(1, report.characters, report.duration_s, report.tokens))
-
-
-def _check_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:  # also refuses NaN
-        raise InvalidInput(f"{name} is {value:g}; allowed: {low:g} to {high:g}", param=name)

@@ -13,67 +13,60 @@ from steadyvoice.engine.scheduler import ServiceClass
 from steadyvoice.media.subtitles import to_srt, to_vtt
 from steadyvoice.serving.http import caller_of
 from steadyvoice.serving.speech_answers import Delivery, SpeechAnswers
+from steadyvoice.serving.speech_request import SpeakOptions
 from steadyvoice.serving.subtitle_shelf import SubtitleShelf
-from steadyvoice.serving.synthesis import SpeakOptions, Synthesizer
+from steadyvoice.serving.synthesis import Synthesizer
 
-Strict = ConfigDict(extra="forbid")
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 LONG_S = 60.0  # of audio; a proxy in between gives up on a connection that is silent for about so long
 SUBTITLE_FORMATS = {"srt": (to_srt, "application/x-subrip; charset=utf-8"), "vtt": (to_vtt, "text/vtt; charset=utf-8")}
 
 
-class SynthesizeBody(BaseModel):
-    """The body of /synthesize. An unknown field is refused: a typing error must not silently change the voice."""
+class Wishes(BaseModel):
+    """What both routes take. An unknown field is refused: a typing error must not silently change the voice."""
 
-    model_config = Strict
+    model_config = ConfigDict(extra="forbid")
 
-    text: str
     language: str = "auto"
     emotion: str = "neutral"
     emotion_strength: float = 0.6
-    speaker_id: int | str = 0
+    emotion_vector: list[float] | None = None
+    emotion_voice: int | str | None = None
+    emotion_text: str | None = None
     speed: float = 1.0
-    format: str = "wav"
-    stream: bool | None = None  # None: where the audio will be long
     seed: Seed | None = None
     service_class: ServiceClass = ServiceClass.INTERACTIVE
 
+    def wishes(self) -> dict[str, Any]:
+        """As `SpeakOptions` calls them."""
+        return {name: getattr(self, name) for name in Wishes.model_fields}
+
+
+class SynthesizeBody(Wishes):
+    """The body of /synthesize."""
+
+    text: str
+    speaker_id: int | str = 0
+    format: str = "wav"
+    stream: bool | None = None  # None: where the audio will be long
+
     def options(self) -> SpeakOptions:
-        return SpeakOptions(**self.model_dump(exclude={"stream"}))
+        return SpeakOptions(self.text, speaker_id=self.speaker_id, format=self.format, **self.wishes())
 
 
-class SpeechBody(BaseModel):
-    """The body of /v1/audio/speech as OpenAI's SDK sends it; emotion and language are ours. `model` and `instructions`
-    are accepted and have no effect."""
-
-    model_config = Strict
+class SpeechBody(Wishes):
+    """The body of /v1/audio/speech as OpenAI's SDK sends it. `model` and `instructions` are accepted and have no effect."""
 
     input: str
     model: str = ""
     voice: int | str | dict[str, Any] = 0
     instructions: str | None = None
     response_format: str = "mp3"
-    speed: float = 1.0
     stream_format: Literal["audio", "sse"] = "audio"
-    language: str = "auto"
-    emotion: str = "neutral"
-    emotion_strength: float = 0.6
-    seed: Seed | None = None
-    service_class: ServiceClass = ServiceClass.INTERACTIVE
 
     def options(self) -> SpeakOptions:
         voice = self.voice.get("id", "") if isinstance(self.voice, dict) else self.voice
-        return SpeakOptions(
-            text=self.input,
-            language=self.language,
-            emotion=self.emotion,
-            emotion_strength=self.emotion_strength,
-            speaker_id=voice,
-            speed=self.speed,
-            format=self.response_format,
-            seed=self.seed,
-            service_class=self.service_class,
-        )
+        return SpeakOptions(self.input, speaker_id=voice, format=self.response_format, **self.wishes())
 
 
 def add_synthesis_routes(app: FastAPI, synthesizer: Synthesizer) -> None:
@@ -84,7 +77,7 @@ def add_synthesis_routes(app: FastAPI, synthesizer: Synthesizer) -> None:
     async def synthesize(request: Request, body: SynthesizeBody) -> Response:
         """Text to speech: a whole file, or with `stream` bytes from the first sentence on. What will be long is streamed unless
         `stream` is false."""
-        speak = synthesizer.check(body.options())
+        speak = await synthesizer.check(body.options())
         stream = speak.expected_s > LONG_S if body.stream is None else body.stream
         return await answers.answer(request, speak, Delivery.STREAMED if stream else Delivery.WHOLE)
 
@@ -92,7 +85,7 @@ def add_synthesis_routes(app: FastAPI, synthesizer: Synthesizer) -> None:
     async def speech(request: Request, body: SpeechBody) -> Response:
         """Text to speech as OpenAI has it: streamed, unless there is only one sentence and so nothing to wait for; with
         `stream_format` sse as server-sent events."""
-        speak = synthesizer.check(body.options())
+        speak = await synthesizer.check(body.options())
         if body.stream_format == "sse":
             return await answers.answer(request, speak, Delivery.EVENTS)
         return await answers.answer(request, speak, Delivery.STREAMED if len(speak.pieces) > 1 else Delivery.WHOLE)
