@@ -1,9 +1,11 @@
-# What one does with this repository. `make test` needs Python 3.11+, Chromium and nothing else; it makes .venv by itself.
+# What one does with this repository. `make test` needs Python 3.11+, Chromium, Node.js with npm, and nothing else;
+# it makes .venv and tests/node_modules by itself.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Written last, and named after what was installed: an interrupted or outdated installation is repeated.
 STAMP := $(VENV)/installed-dev-$(shell cat requirements.txt requirements-dev.txt | sha256sum | cut -c1-16)
+NODE_STAMP := tests/node_modules/installed-$(shell cat tests/package-lock.json | sha256sum | cut -c1-16)
 
 .PHONY: help setup test lint types unit bench-overhead bench-recognition bench-chaos bench-overload bench-trim bench-memory bench-synthesis simulate format clean
 
@@ -18,6 +20,11 @@ $(STAMP): requirements.txt requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	rm -f $(VENV)/installed-dev-* && touch $@
 
+$(NODE_STAMP): tests/package.json tests/package-lock.json
+	@command -v npm >/dev/null || { echo "Node.js and npm are needed by tests/end_to_end/test_synthesis_api.py (Debian: apt-get install nodejs npm)"; exit 1; }
+	npm ci --prefix tests --ignore-scripts --no-audit --no-fund --loglevel error
+	touch $@
+
 test: lint types unit ## set up, check and test everything; what .ci/run calls
 
 lint: setup ## ruff: rules and format
@@ -27,7 +34,7 @@ lint: setup ## ruff: rules and format
 types: setup ## mypy, strict
 	$(BIN)/mypy
 
-unit: setup ## every test, with real apps and a real browser
+unit: setup $(NODE_STAMP) ## every test, with real apps, a real browser and OpenAI's clients
 	@command -v "$${CHROMIUM:-chromium}" >/dev/null || { echo "Chromium is needed by tests/end_to_end/test_pages.py (Debian: apt-get install chromium; or set CHROMIUM=)"; exit 1; }
 	$(BIN)/python -m pytest --durations=15
 
@@ -59,5 +66,5 @@ format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## remove .venv and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean: ## remove .venv, tests/node_modules and caches
+	rm -rf $(VENV) tests/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--throughput-requests", type=int, default=1_200)
     parser.add_argument("--callers", type=int, default=6, help="at once, for requests/s; under the limit of seven")
     options = parser.parse_args()
-    with running("app_tts.py") as app:
+    with running("app_tts.py", RESULT_CACHE_MB="0") as app:
         rows = latencies(app, options.requests)
         rate = throughput(app, options.callers, options.throughput_requests)
 

@@ -39,7 +39,7 @@ from steadyvoice.protocol import Payload  # noqa: E402
 from tests.end_to_end.apps import RunningApp, running  # noqa: E402
 from tests.end_to_end.timed_app import BATCH_ITEMS, BATCH_S, ENGINE  # noqa: E402
 
-PLACES = {"CONCURRENCY": "8", "QUEUE_SIZE": "8"}
+PLACES = {"CONCURRENCY": "8", "QUEUE_SIZE": "8", "RESULT_CACHE_MB": "0"}  # every caller asks for the same
 CALLERS = 16  # as many as have a place
 AFTERWARDS_S = 60.0  # of those who were told to come back then
 HOUR_SEGMENTS, SEGMENT_S = 360, 10.0

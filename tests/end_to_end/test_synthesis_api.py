@@ -1,9 +1,13 @@
-"""/synthesize, /v1/audio/speech and /v1/voices seen from outside, against the real app and the real voice. It is listened to:
-a voice that says nothing, or the wrong thing, does not pass."""
+"""/synthesize, /v1/audio/speech and what belongs to them, seen from outside, against the real app and the real voice. It is
+listened to: a voice that says nothing, or the wrong thing, does not pass."""
 
 from __future__ import annotations
 
+import base64
+import json
+import subprocess
 from itertools import combinations
+from pathlib import Path
 
 import jiwer
 import numpy as np
@@ -67,7 +71,7 @@ def test_speed_changes_duration_by_its_factor(tts: RunningApp, speed: float) -> 
 
 
 def test_headers_say_what_was_used(tts: RunningApp) -> None:
-    answer = speak(tts, text="Hello there.")
+    answer = speak(tts, text="Hello there, headers.")
     samples, rate = read(answer.content)
     seconds = float(answer.headers["x-audio-seconds"])
     assert seconds == pytest.approx(len(samples) / rate, abs=0.001)
@@ -75,6 +79,8 @@ def test_headers_say_what_was_used(tts: RunningApp) -> None:
     assert float(answer.headers["x-queue-seconds"]) >= 0
     assert 0 < float(answer.headers["x-inference-seconds"]) < 5
     assert answer.headers["x-engine"].startswith("espeak/1.")
+    assert answer.headers["x-characters"] == str(len("Hello there, headers."))
+    assert answer.headers["x-speed-method"] == "native"
 
 
 def test_an_english_sentence_spoken_here_is_recognised_there(tts: RunningApp, asr: RunningApp) -> None:
@@ -85,7 +91,7 @@ def test_an_english_sentence_spoken_here_is_recognised_there(tts: RunningApp, as
     assert jiwer.wer(sentence, heard) <= 0.35, heard
 
 
-@pytest.mark.parametrize("name", ["wav", "mp3", "opus", "flac", "pcm"])
+@pytest.mark.parametrize("name", ["wav", "mp3", "opus", "aac", "flac", "pcm"])
 def test_the_openai_sdk_gets_every_format(tts: RunningApp, name: str) -> None:
     with sdk(tts) as client:
         audio = client.audio.speech.create(
@@ -101,7 +107,7 @@ def test_the_openai_sdk_gets_every_format(tts: RunningApp, name: str) -> None:
     assert len(samples) / rate == pytest.approx(float(whole.headers["x-audio-seconds"]), abs=0.15)
 
 
-@pytest.mark.parametrize("name", ["wav", "mp3", "opus", "flac", "pcm"])
+@pytest.mark.parametrize("name", ["wav", "mp3", "opus", "aac", "flac", "pcm"])
 def test_a_whole_file_and_a_streamed_one_last_equally_long(tts: RunningApp, name: str) -> None:
     if name == "pcm":
         lengths = [len(speak(tts, text=TEN_SENTENCES, format=name, stream=stream).content) / 48_000 for stream in (False, True)]
@@ -122,6 +128,79 @@ def test_the_openai_sdk_streams(tts: RunningApp) -> None:
         pieces = list(stream.iter_bytes())
     assert len(pieces) > 1
     assert sum(map(len, pieces)) / 48_000 > 8
+
+
+def test_the_openai_sdk_reads_events(tts: RunningApp) -> None:
+    with (
+        sdk(tts) as client,
+        client.audio.speech.with_streaming_response.create(
+            model="tts-1", voice="nova", input=TEN_SENTENCES, response_format="wav", stream_format="sse"
+        ) as stream,
+    ):
+        *deltas, done = [json.loads(line.removeprefix("data: ")) for line in stream.iter_lines() if line]
+    assert len(deltas) >= 10, "each sentence leaves as soon as it is spoken"
+    assert {delta["type"] for delta in deltas} == {"speech.audio.delta"}
+    samples, rate = read(b"".join(base64.b64decode(delta["audio"]) for delta in deltas))
+    assert loudness(samples) > 0.03
+    assert done["type"] == "speech.audio.done"
+    assert done["audio_seconds"] == pytest.approx(len(samples) / rate, abs=0.01)
+    usage = done["usage"]
+    assert usage["input_tokens"] == len(TEN_SENTENCES)
+    assert usage["output_tokens"] == round(done["audio_seconds"] * 50)
+    assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
+
+
+def test_openais_package_for_javascript_gets_audio_a_stream_events_and_errors(tts: RunningApp) -> None:
+    script = Path(__file__).with_name("openai_speech.mjs")
+    assert (script.parents[1] / "node_modules" / "openai").is_dir(), "`make unit` installs it"
+    done = subprocess.run(["node", script, f"{tts.url}/v1"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+
+    assert seen["type"] == "audio/mpeg"
+    samples, rate = read(base64.b64decode(seen["audio"]))
+    seconds = len(samples) / rate
+    assert 2 < seconds < 8
+    assert loudness(samples) > 0.03
+    assert len(seen["chunks"]) > 1
+    assert sum(seen["chunks"]) / 48_000 == pytest.approx(seconds, abs=0.15)
+    assert {kind for kind, _ in seen["deltas"]} == {"speech.audio.delta"}
+    assert sum(size for _, size in seen["deltas"]) == pytest.approx(sum(seen["chunks"]), rel=0.01)
+    assert seen["done"]["audio_seconds"] == pytest.approx(seconds, abs=0.15)
+    assert seen["refused"] == {"kind": "UnprocessableEntityError", "status": 422, "code": "invalid_value", "param": "speed"}
+
+
+def test_subtitles_tell_when_each_sentence_is_heard(tts: RunningApp) -> None:
+    answer = speak(tts, text="First a sentence. Then another one, which is longer. 最后一句。")
+    with tts.client as client:
+        srt = client.get(f"/v1/speech/{answer.headers['x-speech-id']}/subtitles").text
+    cues = [block.split("\n") for block in srt.strip().split("\n\n")]
+    assert [text for _, _, text in cues] == ["First a sentence.", "Then another one, which is longer.", "最后一句。"]
+    times = [tuple(_seconds(clock) for clock in line.split(" --> ")) for _, line, _ in cues]
+    assert times[0][0] == 0
+    assert [end for _, end in times[:-1]] == [start for start, _ in times[1:]]
+    assert times[-1][1] == pytest.approx(float(answer.headers["x-audio-seconds"]), abs=0.002)
+    for (start, end), text in zip(times, ("First a sentence.", "Then another one, which is longer.", "最后一句。"), strict=True):
+        alone = float(speak(tts, text=text).headers["x-audio-seconds"])
+        assert end - start == pytest.approx(alone, rel=0.02)
+
+
+def test_a_retry_of_the_sdk_with_its_key_gets_the_same_bytes(tts: RunningApp) -> None:
+    with sdk(tts) as client:
+        first, again = (
+            client.audio.speech.with_raw_response.create(
+                model="tts-1", voice="onyx", input=TEN_SENTENCES, extra_headers={"Idempotency-Key": "order 7"}
+            )
+            for _ in range(2)
+        )
+    assert again.headers["x-cached"] == "true"
+    assert again.content == first.content
+    assert again.headers["content-type"] == "audio/mpeg"
+
+
+def _seconds(clock: str) -> float:
+    hours, minutes, seconds = clock.replace(",", ".").split(":")
+    return int(hours) * 3_600 + int(minutes) * 60 + float(seconds)
 
 
 def test_a_single_sentence_tells_its_usage_in_openais_route_too(tts: RunningApp) -> None:
@@ -196,6 +275,6 @@ def test_lone_surrogates_and_control_characters_are_dropped_and_the_rest_is_spok
 
 
 def test_one_endless_word_is_spoken_within_bounds(tts: RunningApp) -> None:
-    answer = speak(tts, text="a" * 5_000)
+    answer = speak(tts, text="a" * 5_000, stream=False)
     assert answer.status_code == 200
     assert float(answer.headers["x-audio-seconds"]) < 900
