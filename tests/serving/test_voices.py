@@ -107,6 +107,15 @@ def test_what_users_do_to_the_folder_is_seen(tmp_path: Path) -> None:
     assert store.voices() == []
 
 
+def test_a_file_that_is_exchanged_for_one_of_the_same_size_and_date_is_seen(tmp_path: Path) -> None:
+    path = put(tmp_path, "ann.wav", recording(1), 100)
+    store = VoiceStore(tmp_path)
+    began = path.stat().st_ctime_ns
+    while path.stat().st_ctime_ns == began:  # the clock of a file system may stand still for some milliseconds
+        put(tmp_path, "ann.wav", recording(2), 100)
+    assert store.find("ann").digest == hashlib.sha256(recording(2)).hexdigest()
+
+
 def test_a_file_that_has_not_changed_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[str] = []
     read = module._read
@@ -369,6 +378,14 @@ def test_a_removed_voice_is_gone_in_all_its_files_and_its_name_is_free(tmp_path:
         store.remove("ann")
     store.add("ann", io.BytesIO(recording(2)))
     assert names(store) == ["ann"]
+
+
+def test_a_voice_that_cannot_be_used_can_be_removed(tmp_path: Path) -> None:
+    path = put(tmp_path, "ann.wav", LFS_POINTER, 100)
+    store = VoiceStore(tmp_path)
+    store.remove("ann")
+    assert not path.exists()
+    store.add("ann", io.BytesIO(recording()))
 
 
 def test_an_example_can_be_used_and_not_removed(tmp_path: Path) -> None:
