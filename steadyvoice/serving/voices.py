@@ -53,12 +53,19 @@ class Voice:
 
 @dataclass(frozen=True)
 class _Recording:
-    """A file, and the voice that was found in it when it had this time and size."""
+    """A file, and the voice that was found in it when it looked like this from outside."""
 
     path: Path
-    mtime_ns: int
-    size: int
+    info: os.stat_result
     voice: Voice
+
+    def is_of(self, info: os.stat_result) -> bool:
+        """Whether the file is still the same. The time of change tells of one that was put in its place with an old date."""
+        return (info.st_mtime_ns, info.st_ctime_ns, info.st_size) == (
+            self.info.st_mtime_ns,
+            self.info.st_ctime_ns,
+            self.info.st_size,
+        )
 
 
 class VoiceStore:
@@ -81,7 +88,7 @@ class VoiceStore:
             self._tidy(file.stem)
 
     def voices(self) -> list[Voice]:
-        """In the order in which they came, examples last: the number of a voice stays when another is added."""
+        """In the order in which they came, examples last: a new voice changes the number of no other stored one."""
         return list(self._usable().values())
 
     def find(self, speaker_id: str | int) -> Voice:
@@ -91,16 +98,16 @@ class VoiceStore:
             InvalidInput: there is none, or its recording cannot be used.
         """
         asked = str(speaker_id).strip()
-        if not _is_number(asked):
+        is_number = asked.isascii() and asked.isdigit() and len(asked) < 6
+        if not is_number:
             asked = checked_name(asked, "speaker_id")
         usable = self._usable()
-        if _is_number(asked):
-            if int(asked) < len(usable):
-                return list(usable.values())[int(asked)]
-        elif asked in usable:
+        if is_number and int(asked) < len(usable):
+            return list(usable.values())[int(asked)]
+        if asked in usable:
             return usable[asked]
         for recording in self._recordings:
-            if recording.voice.name == asked:
+            if recording.voice.name == asked and recording.voice.problem is not None:
                 raise InvalidInput(f"voice {asked!r} cannot be used: {recording.voice.problem}", param="speaker_id")
         raise InvalidInput(f"voice {asked!r} is unknown; {_known(list(usable))}", param="speaker_id")
 
@@ -115,7 +122,7 @@ class VoiceStore:
         try:
             return self._usable()[name]
         except KeyError:
-            raise NotFound(f"there is no voice {name!r}", param="name") from None
+            raise _not_found(name) from None
 
     def add(self, name: str, file: BinaryIO) -> Voice:
         """Keep a recording as a new voice. What is kept is trimmed, mono and of 16 bits.
@@ -140,24 +147,28 @@ class VoiceStore:
             if len(stored) >= MAX_VOICES:
                 raise InvalidInput(f"there are {len(stored)} voices and that is the limit; remove one first")
             # Clocks of file systems are coarse: without this, two that come together would be in the order of their names.
-            arrived = max([time.time_ns(), *(recording.mtime_ns + 1 for recording in stored)])
+            arrived = max([time.time_ns(), *(recording.info.st_mtime_ns + 1 for recording in stored)])
             _write(self._folder / f"{name}.wav", wav, arrived)
             return self.get(name)
 
     def remove(self, name: str) -> None:
-        """Delete a voice. Whoever has borrowed it keeps it until the end.
+        """Delete a voice, also one that cannot be used. Whoever has borrowed it keeps it until the end.
 
         Raises:
             NotFound: there is no voice of that name.
             InvalidInput: it is an example.
         """
+        name = checked_name(name)
         with self._looking:
-            voice = self.get(name)
-            if voice.origin == "example":
-                raise InvalidInput(f"voice {voice.name!r} is an example and cannot be removed", param="name")
-            for recording in self._recordings:  # there may be a .wav and a .mp3 of one name
-                if recording.voice.name == voice.name and recording.voice.origin == "stored":
-                    recording.path.unlink(missing_ok=True)
+            self._look()
+            named = [recording for recording in self._recordings if recording.voice.name == name]
+            stored = [recording for recording in named if recording.voice.origin == "stored"]
+            if not named:
+                raise _not_found(name)
+            if not stored:
+                raise InvalidInput(f"voice {name!r} is an example and cannot be removed", param="name")
+            for recording in stored:  # there may be a .wav and a .mp3 of one name
+                recording.path.unlink(missing_ok=True)
             self._look()
 
     @contextmanager
@@ -187,7 +198,7 @@ class VoiceStore:
             if recording.voice.digest == voice.digest:
                 try:
                     data = _read(recording.path)
-                except OSError:
+                except (OSError, TooLarge):
                     raise gone from None
                 if hashlib.sha256(data).hexdigest() != voice.digest:
                     raise gone
@@ -240,7 +251,7 @@ class VoiceStore:
     ) -> _Recording | None:
         """What is in a file; nothing if it cannot be read now."""
         known = before.get(path)
-        if known is not None and (known.mtime_ns, known.size) == (info.st_mtime_ns, info.st_size):
+        if known is not None and known.is_of(info):
             return known
         name, seconds, digest, problem = path.stem, 0.0, "", None
         try:
@@ -255,7 +266,7 @@ class VoiceStore:
             self._warn_once(f"voice {path.name!r} cannot be read: {error.strerror}")
             return None
         voice = Voice(name, seconds, digest, origin, info.st_mtime, problem)
-        return _Recording(path, info.st_mtime_ns, info.st_size, voice)
+        return _Recording(path, info, voice)
 
     def _warn_once(self, message: str) -> None:
         if message not in self._told:
@@ -276,8 +287,8 @@ def checked_name(name: str, param: str = "name") -> str:
     return composed
 
 
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 6
+def _not_found(name: str) -> NotFound:
+    return NotFound(f"there is no voice {name!r}", param="name")
 
 
 def _known(names: Sequence[str]) -> str:

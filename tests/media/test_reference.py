@@ -56,6 +56,12 @@ def test_silence_at_both_ends_is_cut_off_and_a_pause_is_not(speech: Samples, off
     assert len(reference(padded)) == pytest.approx(len(pause) * REFERENCE_RATE / SAMPLE_RATE, abs=2 * (MARGIN + 1) * FRAME)
 
 
+def test_a_tenth_of_a_second_stays_around_what_is_loud() -> None:
+    tone = np.sin(np.arange(2 * SAMPLE_RATE) * 0.1).astype(np.float32) * 0.3
+    pcm = reference(np.concatenate([silence(1), tone, silence(1)]))
+    assert len(pcm) / REFERENCE_RATE == pytest.approx(2.0 + 2 * 0.1, abs=0.05)
+
+
 def test_a_recording_that_is_prepared_already_comes_out_as_it_went_in(speech: Samples) -> None:
     once = reference(np.concatenate([silence(1), speech, silence(1)]))
     again = read_reference(io.BytesIO(wav_bytes(once.astype(np.float32) / 32_768, REFERENCE_RATE)))

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import httpx
 import numpy as np
@@ -19,7 +20,7 @@ from steadyvoice.catalogue import INDEXTTS2, OPENAI_VOICES
 from steadyvoice.serving.http import close_routes, create_app
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.voice_routes import add_voice_routes
-from steadyvoice.serving.voices import VoiceStore
+from steadyvoice.serving.voices import Voice, VoiceStore
 from steadyvoice.settings import Settings
 from tests.audio import as_format, clip, read, wav_bytes
 from tests.ports import free_port
@@ -199,8 +200,26 @@ def test_an_upload_takes_a_place_like_any_other_work(tmp_path: Path) -> None:
                 assert answer.status_code == 429
                 assert int(answer.headers["retry-after"]) >= 1
             assert app.client.get("/v1/voices").status_code == 200, "looking costs nothing"
+            assert app.client.post("/v1/voices").status_code == 429, "refused before the form is looked at"
         assert add(app, "ben").status_code == 201
-        assert app.service.door.inside == 0
+
+
+def test_the_place_is_held_while_the_recording_is_decoded_and_the_upload_is_closed_after(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, BinaryIO]] = []
+    really_add = VoiceStore.add
+
+    def watched(store: VoiceStore, name: str, file: BinaryIO) -> Voice:
+        seen.append((app.service.door.inside, file))
+        return really_add(store, name, file)
+
+    monkeypatch.setattr(VoiceStore, "add", watched)
+    assert add(app, "ann").status_code == 201
+    assert add(app, "ann").status_code == 409
+    assert [inside for inside, _ in seen] == [1, 1]
+    assert all(file.closed for _, file in seen)
+    assert app.service.door.inside == 0
 
 
 def test_an_example_is_heard_and_not_removed(app: App) -> None:
