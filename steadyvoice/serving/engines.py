@@ -72,7 +72,7 @@ def _indextts2(settings: Settings) -> Choice:
     checkout = indextts.find_checkout(settings)
     if problem := indextts.weights_problem(checkout):
         raise indextts.NotUsable(problem)
-    fit = indextts.advice(_gpu_total(settings), hardware.ram_bytes()[0])
+    fit = indextts.advice(gpu_total(settings), hardware.ram_bytes()[0])
     qwen = fit.qwen and indextts.has_qwen(checkout)
     languages = (*INDEXTTS2.languages, "ja") if checkout.version == "2.5" else INDEXTTS2.languages
     without = "which is not there" if fit.qwen else "for which there is no room"
@@ -90,7 +90,7 @@ def _indextts2(settings: Settings) -> Choice:
     )
 
 
-def _gpu_total(settings: Settings) -> int | None:
+def gpu_total(settings: Settings) -> int | None:
     """Bytes of the first card, as many of them as the settings leave to one app; None without a card."""
     cards = hardware.gpus()
     if not cards:
