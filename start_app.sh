@@ -181,7 +181,7 @@ for argument in "$@"; do
     esac
 done
 wanted=${wanted:-both}
-if [ "$wanted" = indextts ] && [ -n "$check" ] || [ "$wanted" != indextts ] && [ -n "$licence" ]; then
+if { [ "$wanted" = indextts ] && [ -n "$check" ]; } || { [ "$wanted" != indextts ] && [ -n "$licence" ]; }; then
     say "--check is not for indextts, --accept-licence is for it alone"
     usage >&2
     exit 2
