@@ -133,6 +133,8 @@ def find_checkout(settings: Settings) -> Checkout:
     if not python.is_file():
         raise NotUsable(f"{python} is no interpreter: there is no such file")
     if not checkpoints.is_dir():
+        if settings.indextts_python is None:
+            raise NotUsable(f"its weights are not there: `{COMMAND}` brings them")
         raise NotUsable(f"{root} has no folder checkpoints: an interpreter is wanted that lies in .venv/bin of a checkout")
     version, modules = _probe(python, root)
     if not PYTHON_AT_LEAST <= version < PYTHON_BELOW:

@@ -57,6 +57,9 @@ def install(settings: Settings) -> None:
     try:
         settings.cache_hub.mkdir(parents=True, exist_ok=True)
         with hub.alone(settings.cache_hub, NAME):
+            if _is_whole(settings, qwen=fit.qwen):
+                _say(f"nothing is missing in {home}")
+                return
             make_environment = _maker_of_environments()  # what it lacks is known before gigabytes have come
             _clone(home)
             _bring_weights(settings, home / "checkpoints", qwen=fit.qwen)
@@ -67,6 +70,13 @@ def install(settings: Settings) -> None:
             _complete(settings, home, qwen=fit.qwen)
     except OSError as error:
         raise hub.disk_error(settings.cache_hub, error) from error
+
+
+def _is_whole(settings: Settings, *, qwen: bool) -> bool:
+    try:
+        return indextts.weights_problem(indextts.find_checkout(settings), qwen=qwen) is None
+    except NotUsable:
+        return False
 
 
 def _maker_of_environments() -> list[str]:

@@ -111,22 +111,24 @@ class LoopbackHub:
         self.server.server_close()
 
     def has(self, repository: str) -> bool:
-        return any(key.startswith(prefix(repository)) for key in (self.others if prefix(repository) else self.files))
+        return any(key.startswith(prefix(repository)) for key in self.others | self.files)
 
     def content(self, key: str) -> bytes:
         """What is served for a name, which has its repository before it unless that is SenseVoiceSmall."""
-        return self.served.get(key, self.files.get(key, self.others.get(key, b"")))
+        return (self.others | self.files | self.served)[key]
 
     def entries(self, repository: str) -> list[tuple[str, int, str | None]]:
         """(name, size, SHA-256) as listed."""
+        before = prefix(repository)
+        ours = self.files
+        if before:
+            ours = {key.removeprefix(before): content for key, content in self.others.items() if key.startswith(before)}
         found: list[tuple[str, int, str | None]] = []
-        if prefix(repository):
-            ours = {key.removeprefix(prefix(repository)): self.others[key] for key in self.others if key.startswith(repository)}
-            return [(name, len(content), hashlib.sha256(content).hexdigest()) for name, content in ours.items()]
-        for name, content in self.files.items():
+        for name, content in ours.items():
             true = hashlib.sha256(content).hexdigest()
-            found.append((name, self.listed_sizes.get(name, len(content)), self.sha256.get(name, true)))
-        return found + [(name, 1, hashlib.sha256(name.encode()).hexdigest()) for name in self.listed_too]
+            found.append((name, self.listed_sizes.get(before + name, len(content)), self.sha256.get(before + name, true)))
+        # What is listed without being there is listed of SenseVoiceSmall.
+        return found + [(name, 1, hashlib.sha256(name.encode()).hexdigest()) for name in self.listed_too if not before]
 
     def modelscope_listing(self, repository: str) -> object:
         files = [
@@ -148,7 +150,7 @@ class LoopbackHub:
     def huggingface_listing(self, repository: str) -> object:
         siblings: list[dict[str, object]] = []
         for name, size, sha256 in self.entries(repository):
-            original = self.files.get(name, b"") if repository in _SENSEVOICE else self.others[prefix(repository) + name]
+            original = (self.others | self.files).get(prefix(repository) + name, b"")
             blob = hashlib.sha1(b"blob %d\0" % size + original).hexdigest()
             lfs = {"sha256": sha256, "size": size, "pointerSize": 134}
             kept = {"lfs": lfs} if name.endswith(_LARGE) and sha256 else {}
@@ -159,6 +161,7 @@ class LoopbackHub:
 class _Handler(BaseHTTPRequestHandler):
     hub: LoopbackHub
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # it would hold each body back until its headers are acknowledged, for 40 ms
 
     def do_GET(self) -> None:
         self.asked = Asked(self.command, self.path, {name.lower(): value for name, value in self.headers.items()})

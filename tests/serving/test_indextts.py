@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -67,6 +68,15 @@ def test_one_whose_installation_was_cut_short_is_not_taken(tmp_path: Path) -> No
         find_checkout(settings(tmp_path))
 
 
+def test_one_that_was_installed_and_lost_its_weights_names_the_command(tmp_path: Path) -> None:
+    install_checkout(tmp_path / "hub")
+    checkpoints = tmp_path / "hub" / "index-tts" / "checkpoints"
+    checkpoints.rename(checkpoints.with_name(".checkpoints.part"))  # as a mending that was cut short leaves them
+
+    with pytest.raises(NotUsable, match=r"^its weights are not there: `bash start_app\.sh indextts` brings them$"):
+        find_checkout(settings(tmp_path))
+
+
 @pytest.mark.parametrize(("version", "expected"), [("2.0", "2.0"), ("2.5", "2.5")])
 def test_the_version_is_that_of_modules_and_weights(tmp_path: Path, version: Literal["2.0", "2.5"], expected: str) -> None:
     assert with_own(tmp_path, version).version == expected
@@ -90,7 +100,7 @@ def test_the_app_s_own_path_does_not_reach_the_interpreter(tmp_path: Path, monke
     put(tmp_path / "ours" / "indextts", "__init__.py", "infer_v2.py")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "ours"))
     python = put_checkout(tmp_path / "mine")
-    (tmp_path / "mine" / "indextts" / "infer_v2.py").unlink()
+    shutil.rmtree(tmp_path / "mine" / "indextts")
 
     with pytest.raises(NotUsable, match=r"finds no indextts\.infer_v2 and no indextts\.infer_v2_5$"):
         find_checkout(settings(tmp_path, indextts_python=python))

@@ -109,7 +109,7 @@ def not_taken(tmp_path: Path) -> None:
         find_checkout(settings(tmp_path))
 
 
-def test_it_is_installed_whole_and_found(tmp_path: Path, server: LoopbackHub) -> None:
+def test_it_is_installed_whole_and_found_and_a_second_call_has_nothing_to_do(tmp_path: Path, server: LoopbackHub) -> None:
     install(settings(tmp_path))
 
     root = whole(tmp_path)
@@ -129,6 +129,12 @@ def test_it_is_installed_whole_and_found(tmp_path: Path, server: LoopbackHub) ->
         "amphion/MaskGCT/t2s_model/model.safetensors",
     }
     assert set(server.sent) == set(UPSTREAM) - unwanted - {"AI-ModelScope/w2v-bert-2.0/conformer_shaw.pt"}
+    asked = len(server.asked)
+
+    install(settings(tmp_path))
+
+    assert len(server.asked) == asked
+    assert len((root / "uv.calls").read_text().splitlines()) == 1
 
 
 def test_hugging_face_gives_the_same(tmp_path: Path, server: LoopbackHub) -> None:
@@ -152,16 +158,6 @@ def from_hugging_face(folder: str, repository: str) -> None:
     indextts_install.NEEDED_DISK = 1e6
     hardware.gpus = lambda: [hardware.Gpu("a card", "570.10", 24_000_000_000, 24_000_000_000)]
     install(settings(Path(folder), hub="huggingface"))
-
-
-def test_a_second_call_fetches_and_makes_nothing(tmp_path: Path, server: LoopbackHub) -> None:
-    install(settings(tmp_path))
-    asked = len(server.asked)
-
-    install(settings(tmp_path))
-
-    assert len(server.asked) == asked
-    assert len((whole(tmp_path) / "uv.calls").read_text().splitlines()) == 1
 
 
 def test_without_room_for_qwen_it_is_not_fetched_and_comes_when_there_is(
@@ -191,15 +187,18 @@ def test_a_download_that_is_cut_is_kept_and_the_next_call_goes_on(tmp_path: Path
     assert server.sent[GPT] == len(UPSTREAM[GPT]), "what had come did not come again"
 
 
-def test_weights_that_were_damaged_are_mended(tmp_path: Path, server: LoopbackHub) -> None:
+def test_what_was_damaged_since_is_mended(tmp_path: Path, server: LoopbackHub) -> None:
     install(settings(tmp_path))
-    weights = whole(tmp_path) / "checkpoints" / "gpt.pth"
-    os.truncate(weights, 10)
+    root = whole(tmp_path)
+    os.truncate(root / "checkpoints" / "gpt.pth", 10)
+    shutil.rmtree(root / ".venv")
+    not_taken(tmp_path)
 
     install(settings(tmp_path))
 
     whole(tmp_path)
     assert len(server.downloads(GPT)) == 2
+    assert len((root / "uv.calls").read_text().splitlines()) == 2
 
 
 def test_an_environment_that_could_not_be_made_is_said_and_made_by_the_next_call(
@@ -211,16 +210,6 @@ def test_an_environment_that_could_not_be_made_is_said_and_made_by_the_next_call
     assert "no matching distribution" in capfd.readouterr().err
     not_taken(tmp_path)
     (programs / "uv.broken").unlink()
-
-    install(settings(tmp_path))
-
-    whole(tmp_path)
-
-
-def test_an_environment_that_was_lost_is_made_again(tmp_path: Path) -> None:
-    install(settings(tmp_path))
-    shutil.rmtree(whole(tmp_path) / ".venv")
-    not_taken(tmp_path)
 
     install(settings(tmp_path))
 
