@@ -144,7 +144,6 @@ def _bring(release: Release, folder: Path, source: str) -> None:
 
 def _link(path: Path, release: Release) -> None:
     if not path.exists():
-        path.unlink(missing_ok=True)  # a link that leads nowhere
         path.symlink_to(Path(release.name) / release.files[0])
 
 
@@ -160,7 +159,7 @@ def _complete(settings: Settings, home: Path, *, qwen: bool) -> None:
 
 def _run(command: list[str], folder: Path, failure: str) -> None:
     """A program that says on stderr what it does. Raises InstallError."""
-    unwanted = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT")
+    unwanted = ("PYTHONPATH", "PYTHONHOME", "UV_PROJECT_ENVIRONMENT")  # the environment is to lie in the checkout
     kept = {name: value for name, value in os.environ.items() if name not in unwanted}
     # The weights do not come through Git; and nobody is asked for a password for what is public.
     ours = {"GIT_LFS_SKIP_SMUDGE": "1", "GIT_TERMINAL_PROMPT": "0"}

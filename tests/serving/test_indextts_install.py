@@ -33,6 +33,7 @@ UPSTREAM = {
 }
 # Stands in for uv: makes the environment that it is asked for, and notes that it was.
 UV = f"""#!/bin/sh
+[ -z "$PYTHONPATH$UV_PROJECT_ENVIRONMENT" ] || exit 8
 echo "$@" >> uv.calls
 [ ! -e "$0.broken" ] || {{ echo "no matching distribution" >&2; exit 7; }}
 exec "{sys.executable}" -m venv --without-pip .venv
@@ -76,6 +77,8 @@ def machine(tmp_path: Path, server: LoopbackHub, programs: Path, repository: Pat
         monkeypatch.delenv(name)
     for name, value in {**server.environment, "HOME": str(tmp_path), "MODELSCOPE_DOWNLOAD_MAX_RETRIES": "0"}.items():
         monkeypatch.setenv(name, value)
+    for name in ("PYTHONPATH", "UV_PROJECT_ENVIRONMENT"):
+        monkeypatch.setenv(name, str(tmp_path / "elsewhere"))
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     monkeypatch.setattr(indextts_install, "REPOSITORY", f"file://{repository}")
     monkeypatch.setattr(hardware, "gpus", lambda: [hardware.Gpu("a card", "570.10", 24_000_000_000, 24_000_000_000)])
@@ -257,6 +260,15 @@ def test_a_repository_that_is_not_reached_leaves_nothing_behind(tmp_path: Path, 
     monkeypatch.setattr(indextts_install, "REPOSITORY", f"file://{tmp_path}/nowhere")
 
     with pytest.raises(InstallError, match=r"nowhere could not be cloned: git ended with status 128 and says why above$"):
+        install(settings(tmp_path))
+
+    assert [path.name for path in (tmp_path / "cache hub").iterdir()] == [".index-tts.lock"]
+
+
+def test_a_clone_that_was_cut_short_leaves_nothing_behind(tmp_path: Path, programs: Path) -> None:
+    executable(programs / "git", '#!/bin/sh\nfor last; do :; done\nmkdir -p "$last/indextts"\nkill -KILL $$\n')
+
+    with pytest.raises(InstallError, match="could not be cloned: git ended with status -9"):
         install(settings(tmp_path))
 
     assert [path.name for path in (tmp_path / "cache hub").iterdir()] == [".index-tts.lock"]
