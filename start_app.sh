@@ -17,10 +17,12 @@ readonly PYTHON=$VENV/bin/python
 usage() {
     cat <<'TEXT'
 Usage: bash start_app.sh [asr|tts|both] [--check] [--help]
+       bash start_app.sh indextts [--accept-licence]
 
   asr       speech to text only (http://127.0.0.1:6006)
   tts       text to speech only (http://127.0.0.1:7860)
   both      the two of them; this is the default
+  indextts  install IndexTTS2 (some 20 GB) into cache_hub, once you accept its licence; start nothing
   --check   install if needed, show what will run and what stops it, fetch nothing, start nothing
   --help    this text
 
@@ -33,9 +35,9 @@ finish (STEADYVOICE_DRAIN_S, 30 s) and leave no process behind.
   STEADYVOICE_PYTHON   the Python, 3.11 or newer, to make .venv with; else the first that is found
   All other settings, STEADYVOICE_ASR_PORT among them, are in README.md.
 
-Exit code: 0 the apps were asked to stop, or --check found nothing; 1 no usable Python, or the installation
-failed; 2 a problem that --check would show, an engine whose weights could not be fetched, or a wrong argument;
-143 stopped before the apps were started.
+Exit code: 0 the apps were asked to stop, --check found nothing, or IndexTTS2 is installed; 1 no usable Python, or
+the installation failed; 2 a problem that --check would show, an engine whose weights could not be fetched,
+IndexTTS2 could not be installed, or a wrong argument; 143 stopped before the apps were started.
 TEXT
 }
 
@@ -165,16 +167,25 @@ stop_all() {
     wait 2>/dev/null
 }
 
-wanted="" check=""
+wanted="" check="" licence=""
 for argument in "$@"; do
     case $argument in
-        asr | tts | both) [ -z "$wanted" ] || { say "name one of asr, tts, both"; usage >&2; exit 2; }; wanted=$argument ;;
+        asr | tts | both | indextts)
+            [ -z "$wanted" ] || { say "name one of asr, tts, both, indextts"; usage >&2; exit 2; }
+            wanted=$argument
+            ;;
         --check) check=1 ;;
+        --accept-licence) licence=$argument ;;
         -h | --help) usage; exit 0 ;;
         *) say "unknown argument: $argument"; usage >&2; exit 2 ;;
     esac
 done
 wanted=${wanted:-both}
+if { [ "$wanted" = indextts ] && [ -n "$check" ]; } || { [ "$wanted" != indextts ] && [ -n "$licence" ]; }; then
+    say "--check is not for indextts, --accept-licence is for it alone"
+    usage >&2
+    exit 2
+fi
 
 trap '' PIPE  # Ctrl-C also ends the `tee` behind us; writing to it must not end us before the apps
 trap end_early INT TERM HUP
@@ -184,6 +195,8 @@ install || exit 1
 exec 9<&-
 
 export -n STEADYVOICE_PYTHON  # ours alone: the apps refuse settings that they do not know
+# In our place, as it asks on the terminal, which a step in the background has not.
+[ "$wanted" != indextts ] || exec "$PYTHON" -m steadyvoice.serving.indextts_install ${licence:+"$licence"}
 export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}
 export GRADIO_ANALYTICS_ENABLED=False
 # Before the preflight, which then shows the engine that will run.

@@ -8,7 +8,6 @@ ignored costs more than a refused start. Knows nothing of what the settings are 
 from __future__ import annotations
 
 import difflib
-import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,19 +18,15 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-log = logging.getLogger(__name__)
-
 PREFIX = "STEADYVOICE_"
 ROOT = Path(__file__).resolve().parent.parent
-
-# Names that scripts may already set for engines that have not landed; they are announced, not refused.
-RESERVED = frozenset({"INDEXTTS_PYTHON"})
 
 # For start_app.sh alone; may stand in the same .env.
 FOR_THE_LAUNCHER = frozenset({"PYTHON"})
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
-# A relative path means the same folder from wherever the app is started.
+# A relative path means the same folder from wherever the app is started. Links stay: an environment's `python` is one, and what
+# it leads to is another interpreter.
 RootedPath = Annotated[Path, AfterValidator(lambda path: ROOT / path.expanduser())]
 
 
@@ -51,7 +46,9 @@ class Settings(BaseSettings):
     asr_engine: Literal["auto", "sensevoice", "funasr", "pocketsphinx"] = Field(
         "auto", description="recogniser; auto takes the first that can work"
     )
-    tts_engine: Literal["auto", "espeak"] = Field("auto", description="synthesiser; auto takes the first that can work")
+    tts_engine: Literal["auto", "indextts2", "espeak"] = Field(
+        "auto", description="synthesiser; auto takes the first that can work"
+    )
     cache_hub: RootedPath = Field(ROOT / "cache_hub", description="folder of weights and voices; move it to a larger disk")
     hub: Literal["modelscope", "huggingface", "none"] = Field(
         "modelscope", description="where start_app.sh fetches SenseVoiceSmall from; none fetches nothing"
@@ -64,6 +61,9 @@ class Settings(BaseSettings):
         None,
         max_length=500,
         description="for engine funasr: another model than SenseVoiceSmall, by FunASR's name or as a directory",
+    )
+    indextts_python: RootedPath | None = Field(
+        None, description="interpreter of your own IndexTTS2 environment; nothing is fetched then"
     )
     preload: bool = Field(False, description="load the model at start instead of at the first request")
     queue_size: int | None = Field(None, ge=0, le=10_000, description="requests that may wait; empty: 5")
@@ -143,9 +143,6 @@ def _unknown_names(environment: Mapping[str, str | None]) -> list[str]:
     for name, value in sorted(environment.items()):
         short = name.upper().removeprefix(PREFIX)
         if not name.upper().startswith(PREFIX) or short in known | FOR_THE_LAUNCHER or not value:
-            continue
-        if short in RESERVED:
-            log.warning("%s is set, but no engine in this version uses it", name)
             continue
         close = difflib.get_close_matches(short, known, n=1)
         hint = f"did you mean {PREFIX}{close[0]}?" if close else f"known: {', '.join(sorted(known))}"

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-import logging
 import os
+import sys
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from steadyvoice.settings import PREFIX, RESERVED, ROOT, Settings, SettingsError, load_settings
+from steadyvoice.settings import PREFIX, ROOT, Settings, SettingsError, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def test_each_kind_of_value_is_read_from_the_environment(monkeypatch: pytest.Mon
         ("ASR_ENGINE", "whisper", "'auto', 'sensevoice', 'funasr' or 'pocketsphinx'"),
         ("PRECISION", "int4", "'auto', 'fp32', 'bf16', 'fp16' or 'int8'"),
         ("HUB", "github", "'modelscope', 'huggingface' or 'none'"),
-        ("TTS_ENGINE", "Espeak", "'auto' or 'espeak'"),
+        ("TTS_ENGINE", "Espeak", "'auto', 'indextts2' or 'espeak'"),
         ("PRELOAD", "perhaps", "valid boolean"),
         ("QUEUE_SIZE", "-1", "greater than or equal to 0"),
         ("CONCURRENCY", "0", "greater than or equal to 1"),
@@ -146,18 +146,6 @@ def test_a_name_without_the_prefix_is_nobodys_business(monkeypatch: pytest.Monke
     assert load_settings(env_file(tmp_path, "OTHER_PROGRAM=1\nASR_PORT=2\n")) == load_settings(None)
 
 
-@pytest.mark.parametrize("name", sorted(RESERVED))
-def test_a_name_of_an_engine_to_come_is_announced_not_refused(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
-) -> None:
-    given(monkeypatch, **{name: "x"})
-
-    with caplog.at_level(logging.WARNING):
-        load_settings(None)
-
-    assert f"{PREFIX}{name} is set, but no engine in this version uses it" in caplog.text
-
-
 def test_the_file_lies_beneath_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     given(monkeypatch, ASR_PORT="7001")
 
@@ -200,6 +188,14 @@ def test_a_relative_folder_means_the_same_from_wherever_the_app_is_started(
 
     given(monkeypatch, CACHE_HUB=str(tmp_path))
     assert load_settings(None).cache_hub == tmp_path
+
+
+def test_the_interpreter_of_an_environment_stays_the_link_that_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    link = tmp_path / "python"
+    link.symlink_to(sys.executable)
+    given(monkeypatch, INDEXTTS_PYTHON=str(link))
+
+    assert load_settings(None).indextts_python == link
 
 
 def test_settings_cannot_be_changed_afterwards() -> None:

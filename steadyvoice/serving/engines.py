@@ -6,7 +6,8 @@ import importlib.util
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from steadyvoice.catalogue import ESPEAK, FUNASR, POCKETSPHINX, SENSEVOICE, EngineCard
+from steadyvoice.catalogue import ESPEAK, FUNASR, INDEXTTS2, POCKETSPHINX, SENSEVOICE, EngineCard
+from steadyvoice.serving import hardware, indextts
 from steadyvoice.serving.release import is_wanted, release_dir, release_problem, revision_of
 from steadyvoice.settings import PREFIX, Settings
 
@@ -18,6 +19,7 @@ class Choice:
     card: EngineCard
     reason: str
     options: dict[str, Any] = field(default_factory=dict)
+    python: str | None = None  # the interpreter of its worker; None is our own
 
 
 class NoEngine(Exception):
@@ -55,8 +57,45 @@ def choose_recognizer(settings: Settings) -> Choice:
 
 def choose_synthesizer(settings: Settings) -> Choice:
     """Raises NoEngine."""
-    why = "embedded engine: IndexTTS2 has not landed in this version" if settings.tts_engine == "auto" else "as set"
-    return _checked(Choice(ESPEAK, why))
+    if settings.tts_engine == "espeak":
+        return _checked(Choice(ESPEAK, "as set"))
+    try:
+        return _indextts2(settings)
+    except indextts.NotUsable as error:
+        if settings.tts_engine == "indextts2":
+            raise NoEngine(f"engine {INDEXTTS2.name} cannot work: {error}") from error
+        return _checked(Choice(ESPEAK, f"embedded engine: IndexTTS2 cannot work, {error}"))
+
+
+def _indextts2(settings: Settings) -> Choice:
+    """The user's IndexTTS2, as far as this machine can hold it. Raises indextts.NotUsable."""
+    checkout = indextts.find_checkout(settings)
+    if problem := indextts.weights_problem(checkout):
+        raise indextts.NotUsable(problem)
+    fit = indextts.advice(gpu_total(settings), hardware.ram_bytes()[0])
+    qwen = fit.qwen and indextts.has_qwen(checkout)
+    languages = (*INDEXTTS2.languages, "ja") if checkout.version == "2.5" else INDEXTTS2.languages
+    without = "which is not there" if fit.qwen else "for which there is no room"
+    return Choice(
+        replace(INDEXTTS2, languages=languages, reads_emotion=qwen),
+        f"version {checkout.version} in {checkout.root}; {'with Qwen' if qwen else f'without Qwen, {without}'}; {fit.sentence}",
+        {
+            "root": str(checkout.root),
+            "version": checkout.version,
+            "half": fit.precision == "half",
+            "beams": fit.beams,
+            "qwen": qwen,
+        },
+        str(checkout.python),
+    )
+
+
+def gpu_total(settings: Settings) -> int | None:
+    """Bytes of the first card, as many of them as the settings leave to one app; None without a card."""
+    cards = hardware.gpus()
+    if not cards:
+        return None
+    return cards[0].total if settings.gpu_memory_gb is None else min(cards[0].total, int(settings.gpu_memory_gb * 1e9))
 
 
 def _funasr(settings: Settings) -> Choice:

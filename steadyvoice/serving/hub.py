@@ -1,4 +1,4 @@
-"""Brings the SenseVoiceSmall release to this machine before the speech-to-text app starts.
+"""Brings a release to this machine; run by itself, that of SenseVoiceSmall before the speech-to-text app starts.
 
 `python -m steadyvoice.serving.hub` fetches it from ModelScope or Hugging Face (`STEADYVOICE_HUB`) with the hub's own client, into
 a folder beside the final one that is kept between attempts. Only when every file has the size and checksum that the hub listed
@@ -27,15 +27,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from steadyvoice.serving import hardware
-from steadyvoice.serving.release import FILES, MANIFEST, NAME, WEIGHTS, is_wanted, release_dir, release_problem
+from steadyvoice.serving.release import MANIFEST, SENSEVOICE, Release, covers, is_wanted, release_dir, release_problem
 from steadyvoice.settings import PREFIX, Settings, SettingsError, load_settings
 
-REPOSITORIES = {"modelscope": f"iic/{NAME}", "huggingface": f"FunAudioLLM/{NAME}"}
 BRANCH = "master"  # of ModelScope, whose listing is not of one commit
 
 LISTING_S = 10.0  # for everything before the first byte of a file: name lookup, connection, answer
-MAX_BYTES = 4e9  # the release has 0.94 GB
-MAX_FILES = 100  # in the listing; the release has some twenty
+MAX_FILES = 100  # in the listing; a release has some twenty
 DISK_MARGIN = 1.1
 REPORT_S = 5.0  # between two lines of progress where there is no terminal
 EXIT_PROBLEM = 2
@@ -88,7 +86,16 @@ class Hub:
 
 
 def fetch(settings: Settings, *, listing_s: float = LISTING_S) -> None:
-    """Bring the release into `cache_hub`, unless it is there or the settings want none of it.
+    """Bring SenseVoiceSmall into `cache_hub`, unless it is there or the settings want none of it. Raises as `bring`."""
+    folder = release_dir(settings)
+    if is_wanted(settings):
+        bring(SENSEVOICE, folder, settings.hub, lambda: release_problem(folder), listing_s=listing_s)
+
+
+def bring(
+    release: Release, folder: Path, source: str, problem: Callable[[], str | None], *, listing_s: float = LISTING_S
+) -> None:
+    """Bring `release` into `folder` from the hub `source`, unless `problem` finds nothing wrong with what is there.
 
     Continues what an earlier call began. Waits while another process does the same. Asks the hub for a listing for at most
     `listing_s` seconds.
@@ -96,78 +103,79 @@ def fetch(settings: Settings, *, listing_s: float = LISTING_S) -> None:
     Raises:
         FetchError: the hub, the network or the disk stands in the way; what has come so far is kept.
     """
-    folder = release_dir(settings)
-    if not is_wanted(settings) or release_problem(folder) is None:
+    if problem() is None:
         return
     try:
         # ModelScope's client gets an empty home: it finds no token and no session of the user's there, and leaves none behind.
         with tempfile.TemporaryDirectory(prefix="steadyvoice-", ignore_cleanup_errors=True) as home:
-            hub = _modelscope(Path(home)) if settings.hub == "modelscope" else _huggingface()
+            hub = _modelscope(release, Path(home)) if source == "modelscope" else _huggingface(release)
             try:
                 listing = _within(listing_s, hub.list_files)
             except Exception as error:  # a client can be broken in any way by what it is answered
-                raise FetchError(f"{hub.title} gives no listing of {NAME}: {_why(error)}") from error
-            wanted = _choose(listing.files, hub.title)
-            settings.cache_hub.mkdir(parents=True, exist_ok=True)
-            with _alone(settings.cache_hub):
-                if release_problem(folder) is not None:
-                    _bring(hub, listing, wanted, folder)
+                raise FetchError(f"{hub.title} gives no listing of {release.name}: {_why(error)}") from error
+            wanted = _choose(release, listing.files, hub.title)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with alone(folder.parent, release.name):
+                if wrong := problem():
+                    _make_way(folder, wrong)
+                    _bring(release, hub, listing, wanted, folder)
     except OSError as error:
-        raise _disk_error(folder.parent, error) from error
+        raise disk_error(folder.parent, error) from error
 
 
-def _choose(files: dict[str, Listed], hub: str) -> dict[str, Listed]:
+def _choose(release: Release, files: dict[str, Listed], hub: str) -> dict[str, Listed]:
     """The files to fetch. Raises FetchError if the listing is not one to trust."""
     if len(files) > MAX_FILES:
         raise FetchError(f"{hub} lists {len(files)} files, more than the {MAX_FILES} that a release may have")
     for name in files:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name or not name.isprintable():
             raise FetchError(f"{hub} lists {name!r}, which is no name of a file in a release")
-    if missing := [name for name in FILES if name not in files]:
+    if missing := [entry for entry in release.files if not any(covers(entry, name) for name in files)]:
         raise FetchError(f"{hub} lists no {', '.join(missing)}")
-    wanted = {name: files[name] for name in FILES}
+    wanted = {name: files[name] for entry in release.files for name in files if covers(entry, name)}
     if empty := [name for name, listed in wanted.items() if listed.size <= 0]:
         raise FetchError(f"{hub} lists no size for {', '.join(empty)}")
     total = sum(listed.size for listed in wanted.values())
-    if total > MAX_BYTES:
-        raise FetchError(f"{hub} lists {_mb(total)}, more than the {_mb(MAX_BYTES)} that a release may have")
-    if not wanted[WEIGHTS].sha256:
+    if total > release.max_bytes:
+        raise FetchError(f"{hub} lists {_mb(total)}, more than the {_mb(release.max_bytes)} that a release may have")
+    if unproven := [name for name in release.weights if not wanted[name].sha256]:
         raise FetchError(
-            f"{hub} lists no SHA-256 of {WEIGHTS}, and without it nothing tells whether the weights are the right ones"
+            f"{hub} lists no SHA-256 of {', '.join(unproven)}, "
+            "and without it nothing tells whether the weights are the right ones"
         )
     return wanted
 
 
 @contextmanager
-def _alone(cache_hub: Path) -> Iterator[None]:
-    """Hold the lock of the download; the kernel gives it up when this process ends, however it does."""
-    with (cache_hub / f".{NAME}.lock").open("a") as lock:
+def alone(folder: Path, name: str) -> Iterator[None]:
+    """Hold the lock of what brings `name` into `folder`; the kernel gives it up when this process ends, however it does."""
+    with (folder / f".{name}.lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say(f"another start is fetching {NAME}; waiting for it")
+            _say(f"another start is fetching {name}; waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _bring(hub: Hub, listing: Listing, wanted: dict[str, Listed], folder: Path) -> None:
+def _bring(release: Release, hub: Hub, listing: Listing, wanted: dict[str, Listed], folder: Path) -> None:
     """Download into the folder beside, verify, rename. The lock is held. Raises FetchError and OSError."""
-    part = folder.with_name(f".{NAME}.part")
-    _make_way(folder, part)
+    part = part_of(folder)
     part.mkdir(exist_ok=True)
     total = sum(listed.size for listed in wanted.values())
-    to_come = total - min(total, _bytes_in(part))
+    to_come = total - min(total, _bytes_of(release, part))
     free = hardware.free_disk_bytes(part)
     if free < to_come * DISK_MARGIN:
         raise FetchError(
-            f"{NAME} needs {_mb(to_come * DISK_MARGIN)} of free disk at {folder.parent}, {_mb(free)} are free: "
+            f"{release.name} needs {_mb(to_come * DISK_MARGIN)} of free disk at {folder.parent}, {_mb(free)} are free: "
             f"make room, or set {PREFIX}CACHE_HUB to a larger disk"
         )
-    _say(f"fetching {NAME} from {hub.title}: {_mb(to_come)} of {_mb(total)} are still to come")
+    _say(f"fetching {release.name} from {hub.title}: {_mb(to_come)} of {_mb(total)} are still to come")
     verified = {}
-    with _progress(part, total):
+    with _progress(release, part, total):
         for name, listed in wanted.items():
             try:
+                (part / name).parent.mkdir(parents=True, exist_ok=True)
                 listing.get(name, listed, part)
             except FetchError:
                 raise
@@ -176,18 +184,24 @@ def _bring(hub: Hub, listing: Listing, wanted: dict[str, Listed], folder: Path) 
                     raise fault from error
                 raise FetchError(f"{name} did not come from {hub.title}: {_why(error)}; the next start continues") from error
             verified[name] = {"size": listed.size, "sha256": _verify(part / name, listed, hub.title)}
-    for path in part.iterdir():  # pieces that a client with other settings left
-        if path.name not in FILES and path.name.startswith(FILES):
+    for name, path in _pieces(release, part):  # that a client with other settings left
+        if name not in wanted:
             path.unlink()
     draft = part / f"{MANIFEST}.tmp"
     draft.write_text(json.dumps({"source": hub.source, "revision": listing.revision, "files": verified}, indent=2) + "\n")
     draft.rename(part / MANIFEST)
     part.rename(folder)
-    _say(f"{NAME}, revision {listing.revision}, is in {folder}")
+    _say(f"{release.name}, revision {listing.revision}, is in {folder}")
 
 
-def _make_way(folder: Path, part: Path) -> None:
+def part_of(folder: Path) -> Path:
+    """Where the files of a release lie until it is whole."""
+    return folder.with_name(f".{folder.name}.part")
+
+
+def _make_way(folder: Path, problem: str) -> None:
     """Clear the final place. Raises FetchError if what is there is not ours to move."""
+    part = part_of(folder)
     if not folder.exists():
         return
     if folder.is_dir() and not any(folder.iterdir()):
@@ -198,7 +212,7 @@ def _make_way(folder: Path, part: Path) -> None:
         folder.rename(part)
         (part / MANIFEST).unlink()
     else:
-        raise FetchError(f"{release_problem(folder)}, and this program did not put it there: complete it, or remove it")
+        raise FetchError(f"{problem}, and this program did not put it there: complete it, or remove it")
 
 
 def _verify(path: Path, listed: Listed, hub: str) -> str:
@@ -230,12 +244,12 @@ def _removed(name: str, hub: str, wrong: str) -> str:
 # The two hubs
 
 
-def _modelscope(home: Path) -> Hub:
+def _modelscope(release: Release, home: Path) -> Hub:
     # Not `modelscope` itself, which is this client and some more: that imports torch, in 1 s and more.
     from modelscope_hub import HubApi, HubConfig
     from modelscope_hub.errors import FileIntegrityError
 
-    repository = REPOSITORIES["modelscope"]
+    repository = release.repositories["modelscope"]
     # An empty token is none, wherever one might be found.
     config = HubConfig(token="", config_dir=home, cache_dir=home)
     title = f"ModelScope at {config.endpoint}"
@@ -247,9 +261,8 @@ def _modelscope(home: Path) -> Hub:
         found = {str(entry["Path"]): entry for entry in entries if entry.get("Type") != "tree"}
         files = {name: Listed(int(entry["Size"]), _hex(entry.get("Sha256"), 64)) for name, entry in found.items()}
         # The latest commit that changed what we fetch names it better than the branch, which moves on.
-        latest = max(
-            (found[name] for name in FILES if name in found), key=lambda entry: entry.get("CommittedDate") or 0, default={}
-        )
+        ours = (entry for name, entry in found.items() if release.wants(name))
+        latest = max(ours, key=lambda entry: entry.get("CommittedDate") or 0, default={})
 
         def get(name: str, listed: Listed, folder: Path) -> None:
             try:
@@ -270,12 +283,12 @@ def _modelscope(home: Path) -> Hub:
     return Hub(f"modelscope:{repository}", title, list_files)
 
 
-def _huggingface() -> Hub:
+def _huggingface(release: Release) -> Hub:
     from huggingface_hub import HfApi, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.file_download import http_get
 
-    repository = REPOSITORIES["huggingface"]
+    repository = release.repositories["huggingface"]
     api = HfApi(token=False)
     title = f"Hugging Face at {api.endpoint}"
 
@@ -388,7 +401,7 @@ def _local_fault(error: BaseException) -> OSError | None:
     return next((cause for cause in _causes(error) if isinstance(cause, OSError) and cause.errno in LOCAL_FAULTS), None)
 
 
-def _disk_error(cache_hub: Path, error: OSError) -> FetchError:
+def disk_error(cache_hub: Path, error: OSError) -> FetchError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return FetchError(
             f"the disk at {cache_hub} is full: make room, or set {PREFIX}CACHE_HUB to a larger disk; what has come is kept"
@@ -397,14 +410,14 @@ def _disk_error(cache_hub: Path, error: OSError) -> FetchError:
 
 
 @contextmanager
-def _progress(part: Path, total: int) -> Iterator[None]:
+def _progress(release: Release, part: Path, total: int) -> Iterator[None]:
     """A line now and then where nobody watches a terminal; on one, the clients draw bars."""
     ended = threading.Event()
 
     def report() -> None:
         while not ended.wait(REPORT_S):
             try:
-                _say(f"{_mb(min(total, _bytes_in(part)))} of {_mb(total)} are here")
+                _say(f"{_mb(min(total, _bytes_of(release, part)))} of {_mb(total)} are here")
             except OSError:
                 pass  # a file got its final name while it was looked at
 
@@ -416,8 +429,16 @@ def _progress(part: Path, total: int) -> Iterator[None]:
         ended.set()
 
 
-def _bytes_in(part: Path) -> int:
-    return sum(entry.stat().st_size for entry in os.scandir(part) if entry.is_file())
+def _pieces(release: Release, part: Path) -> Iterator[tuple[str, Path]]:
+    """The files of a release that lie in `part`, finished or not; what else lies there is not its own."""
+    for path in part.rglob("*"):
+        name = path.relative_to(part).as_posix()
+        if name.startswith(release.files) and path.is_file():
+            yield name, path
+
+
+def _bytes_of(release: Release, part: Path) -> int:
+    return sum(path.stat().st_size for _, path in _pieces(release, part))
 
 
 def _mb(amount: float) -> str:
@@ -428,13 +449,18 @@ def _say(sentence: str) -> None:
     print(f"hub: {sentence}", file=sys.stderr, flush=True)  # noqa: T201
 
 
-def main() -> int:
-    """0: the release is here, or is not needed; 2: it was asked for and is not here, or a setting is wrong."""
+def prepare_clients() -> None:
+    """Set what the clients read of the environment. Once in a process, before the first `bring`."""
     for name, value in CLIENT_DEFAULTS.items():
         os.environ.setdefault(name, value)
     os.environ["NETRC"] = os.devnull  # no hub needs to know who we are
     if not sys.stderr.isatty():
         os.environ["TQDM_DISABLE"] = "1"  # bars fill a log
+
+
+def main() -> int:
+    """0: the release is here, or is not needed; 2: it was asked for and is not here, or a setting is wrong."""
+    prepare_clients()
     try:
         settings = load_settings()
         fetch(settings)

@@ -1,18 +1,46 @@
-"""Whether a directory holds the release of SenseVoiceSmall, whole. Names, sizes and our own manifest are all that is read."""
+"""What a release is, and whether a directory holds that of SenseVoiceSmall, whole.
+
+Names, sizes and our own manifest are all that is read.
+"""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from steadyvoice.settings import Settings
 
-NAME = "SenseVoiceSmall"
 MANIFEST = "steadyvoice.json"
+
+
+@dataclass(frozen=True)
+class Release:
+    """Files that belong together, as the hubs have them."""
+
+    name: str
+    repositories: dict[str, str]  # by hub
+    files: tuple[str, ...]  # in the order in which they come; a name that ends in "/" is all that lies below it
+    weights: tuple[str, ...]  # those of them that do not come without a SHA-256
+    max_bytes: float  # of all of them; a listing of more is not believed
+
+    def wants(self, name: str) -> bool:
+        return any(covers(entry, name) for entry in self.files)
+
+
+def covers(entry: str, name: str) -> bool:
+    """Whether an entry of `Release.files` stands for the file `name`."""
+    return name == entry or (entry.endswith("/") and name.startswith(entry))
+
+
+NAME = "SenseVoiceSmall"
 WEIGHTS = "model.pt"
 # What is fetched, the small files first. FunASR alone reads configuration.json.
 FILES = ("config.yaml", "configuration.json", "am.mvn", "chn_jpn_yue_eng_ko_spectok.bpe.model", WEIGHTS)
+SENSEVOICE = Release(
+    NAME, {"modelscope": f"iic/{NAME}", "huggingface": f"FunAudioLLM/{NAME}"}, FILES, (WEIGHTS,), max_bytes=4e9
+)  # 0.94 GB
 NEEDED = ("config.yaml", "am.mvn", WEIGHTS)  # and a *.bpe.model
 
 
@@ -43,15 +71,21 @@ def release_problem(folder: Path) -> str | None:
         return f"{folder} has an empty {', '.join(empty)}"
     if unfinished:
         return f"{folder} holds an unfinished download: {unfinished[0]}"
-    if MANIFEST not in sizes:
+    return manifest_problem(folder)
+
+
+def manifest_problem(folder: Path) -> str | None:
+    """The first file below `folder` that has not the size in its manifest, in one sentence; None also without a manifest."""
+    if not (folder / MANIFEST).is_file():
         return None
     try:
-        listed = {name: int(file["size"]) for name, file in _manifest(folder)["files"].items()}
+        listed = {str(name): int(file["size"]) for name, file in _manifest(folder)["files"].items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return f"{folder / MANIFEST} cannot be understood"
     for name, size in listed.items():
-        if sizes.get(name) != size:
-            return f"{folder / name} has {sizes.get(name, 0)} bytes, its manifest says {size}"
+        found = (folder / name).stat().st_size if (folder / name).is_file() else 0
+        if found != size:
+            return f"{folder / name} has {found} bytes, its manifest says {size}"
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, TypeVar
@@ -47,7 +48,7 @@ class Service:
         self.memory = MemoryLog(self.metrics.observe_memory)
         self.last_batch: BatchReport | None = None
         self.engine = Engine(
-            worker or WorkerSpec(choice.card.name, choice.options, memory=memory_plan(settings)),
+            worker or worker_spec(choice, settings),
             Limits(Budget(settings.batch_size_s), settings.max_backlog_s),
             self.memory,
             self._note_batch,
@@ -112,6 +113,11 @@ class Service:
         self.engine.close()
         self.post.close()
         self._host.shutdown(wait=False, cancel_futures=True)
+
+
+def worker_spec(choice: Choice, settings: Settings) -> WorkerSpec:
+    """How to start the chosen engine's worker, under its own interpreter if it has one."""
+    return WorkerSpec(choice.card.name, choice.options, choice.python or sys.executable, memory=memory_plan(settings))
 
 
 def memory_plan(settings: Settings) -> MemoryPlan:

@@ -229,11 +229,22 @@ def test_help_explains_itself_and_starts_nothing(folder: Path, start) -> None:
     assert starts(folder, ASR) == 0
 
 
-@pytest.mark.parametrize("arguments", [["--chekc"], ["asr", "tts"], [""]])
+@pytest.mark.parametrize("arguments", [["--chekc"], ["asr", "tts"], [""], ["--accept-licence"], ["indextts", "--check"]])
 def test_an_unknown_argument_is_refused_with_the_usage(arguments: list[str], start) -> None:
     run = start(*arguments)
     assert run.wait_for_end() == 2
     assert "Usage: bash start_app.sh" in run.output
+
+
+def test_indextts2_is_not_installed_unless_its_licence_is_accepted(folder: Path, start) -> None:
+    run = start("indextts")
+    assert run.wait_for_end() == 2
+    assert "bilibili Model Use License" in run.output
+    assert run.output.endswith("indextts: the licence has to be accepted: read it, then add --accept-licence\n")
+    run = start("indextts", "--accept-licence")  # with STEADYVOICE_HUB=none, as no test is in need of a network
+    assert run.wait_for_end() == 2
+    assert run.output.endswith("HUB=none fetches nothing: set it to modelscope or huggingface\n")
+    assert starts(folder, ASR) == starts(folder, TTS) == 0
 
 
 def test_check_shows_the_engines_and_starts_nothing(folder: Path, start) -> None:

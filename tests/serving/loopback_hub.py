@@ -18,9 +18,13 @@ OLDER_COMMIT = "f" * 40
 WEIGHTS = "model.pt"
 BLOCK = 64 * 1024
 
-_MODELSCOPE = "/api/v1/models/iic/SenseVoiceSmall/repo"
-_HUGGINGFACE_LISTING = "/api/models/FunAudioLLM/SenseVoiceSmall"
-_HUGGINGFACE_FILE = re.compile(rf"/FunAudioLLM/SenseVoiceSmall/resolve/{COMMIT}/(.+)")
+_SENSEVOICE = ("iic/SenseVoiceSmall", "FunAudioLLM/SenseVoiceSmall")
+_LARGE = (".pt", ".pth", ".bin", ".safetensors")
+_REPOSITORY = "([^/]+/[^/]+)"
+_MODELSCOPE = re.compile(f"/api/v1/models/{_REPOSITORY}/repo")
+_MODELSCOPE_LISTING = re.compile(f"/api/v1/models/{_REPOSITORY}/repo/files")
+_HUGGINGFACE_LISTING = re.compile(f"/api/models/{_REPOSITORY}")
+_HUGGINGFACE_FILE = re.compile(rf"/{_REPOSITORY}/resolve/{COMMIT}/(.+)")
 _STORAGE = "/storage/"
 
 
@@ -36,6 +40,11 @@ def release(size: int) -> dict[str, bytes]:
         "example/zh.mp3": os.urandom(5_000),
         "fig/sensevoice.png": os.urandom(5_000),
     }
+
+
+def prefix(repository: str) -> str:
+    """What is before the names of a repository's files; nothing for SenseVoiceSmall's."""
+    return "" if repository in _SENSEVOICE else f"{repository}/"
 
 
 @dataclass
@@ -57,6 +66,7 @@ class LoopbackHub:
     """The hub, running between `with` and its end. Whoever changes what it does wrong does so between two requests."""
 
     files: dict[str, bytes]
+    others: dict[str, bytes] = field(default_factory=dict)  # of other repositories, as owner/repository/name
     sha256: dict[str, str | None] = field(default_factory=dict)  # listed in place of the true one
     listed_sizes: dict[str, int] = field(default_factory=dict)  # likewise
     listed_too: list[str] = field(default_factory=list)  # names with nothing behind them
@@ -100,15 +110,27 @@ class LoopbackHub:
         self.server.shutdown()
         self.server.server_close()
 
-    def entries(self) -> list[tuple[str, int, str | None]]:
-        """(name, size, SHA-256) as listed."""
-        found: list[tuple[str, int, str | None]] = []
-        for name, content in self.files.items():
-            true = hashlib.sha256(content).hexdigest()
-            found.append((name, self.listed_sizes.get(name, len(content)), self.sha256.get(name, true)))
-        return found + [(name, 1, hashlib.sha256(name.encode()).hexdigest()) for name in self.listed_too]
+    def has(self, repository: str) -> bool:
+        return any(key.startswith(prefix(repository)) for key in self.others | self.files)
 
-    def modelscope_listing(self) -> object:
+    def content(self, key: str) -> bytes:
+        """What is served for a name, which has its repository before it unless that is SenseVoiceSmall."""
+        return (self.others | self.files | self.served)[key]
+
+    def entries(self, repository: str) -> list[tuple[str, int, str | None]]:
+        """(name, size, SHA-256) as listed."""
+        before = prefix(repository)
+        ours = self.files
+        if before:
+            ours = {key.removeprefix(before): content for key, content in self.others.items() if key.startswith(before)}
+        found: list[tuple[str, int, str | None]] = []
+        for name, content in ours.items():
+            true = hashlib.sha256(content).hexdigest()
+            found.append((name, self.listed_sizes.get(before + name, len(content)), self.sha256.get(before + name, true)))
+        # What is listed without being there is listed of SenseVoiceSmall.
+        return found + [(name, 1, hashlib.sha256(name.encode()).hexdigest()) for name in self.listed_too if not before]
+
+    def modelscope_listing(self, repository: str) -> object:
         files = [
             {
                 "Name": name.rsplit("/", 1)[-1],
@@ -116,40 +138,44 @@ class LoopbackHub:
                 "Type": "blob",
                 "Size": size,
                 "Sha256": sha256,
-                "IsLFS": name == WEIGHTS,
+                "IsLFS": name.endswith(_LARGE),
                 "Revision": COMMIT if name == "config.yaml" else OLDER_COMMIT,
                 "CommittedDate": 1_727_000_000 if name == "config.yaml" else 1_720_000_000,
             }
-            for name, size, sha256 in self.entries()
+            for name, size, sha256 in self.entries(repository)
         ]
         folder = {"Name": "example", "Path": "example", "Type": "tree", "Size": 0, "Sha256": ""}
         return {"Code": 200, "Success": True, "Data": {"Files": [folder, *files], "LatestCommitter": {"ShortId": COMMIT[:8]}}}
 
-    def huggingface_listing(self) -> object:
+    def huggingface_listing(self, repository: str) -> object:
         siblings: list[dict[str, object]] = []
-        for name, size, sha256 in self.entries():
-            blob = hashlib.sha1(b"blob %d\0" % size + self.files.get(name, b"")).hexdigest()
+        for name, size, sha256 in self.entries(repository):
+            original = (self.others | self.files).get(prefix(repository) + name, b"")
+            blob = hashlib.sha1(b"blob %d\0" % size + original).hexdigest()
             lfs = {"sha256": sha256, "size": size, "pointerSize": 134}
-            kept = {"lfs": lfs} if name == WEIGHTS and sha256 else {}
+            kept = {"lfs": lfs} if name.endswith(_LARGE) and sha256 else {}
             siblings.append({"rfilename": name, "size": size, "blobId": blob} | kept)
-        return {"id": "FunAudioLLM/SenseVoiceSmall", "sha": COMMIT, "siblings": siblings, "private": False, "tags": []}
+        return {"id": repository, "sha": COMMIT, "siblings": siblings, "private": False, "tags": []}
 
 
 class _Handler(BaseHTTPRequestHandler):
     hub: LoopbackHub
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # it would hold each body back until its headers are acknowledged, for 40 ms
 
     def do_GET(self) -> None:
         self.asked = Asked(self.command, self.path, {name.lower(): value for name, value in self.headers.items()})
         self.hub.asked.append(self.asked)
         split = urlsplit(self.path)
         query = parse_qs(split.query)
-        if split.path in (f"{_MODELSCOPE}/files", _HUGGINGFACE_LISTING):
-            self.list_files(self.hub.huggingface_listing if split.path == _HUGGINGFACE_LISTING else self.hub.modelscope_listing)
-        elif split.path == _MODELSCOPE and query["Revision"] == ["master"]:
-            self.redirect(query["FilePath"][0])
+        if found := _MODELSCOPE_LISTING.fullmatch(split.path):
+            self.list_files(self.hub.modelscope_listing, found[1])
+        elif found := _HUGGINGFACE_LISTING.fullmatch(split.path):
+            self.list_files(self.hub.huggingface_listing, found[1])
+        elif (found := _MODELSCOPE.fullmatch(split.path)) and query["Revision"] == ["master"]:
+            self.redirect(prefix(found[1]) + query["FilePath"][0])
         elif found := _HUGGINGFACE_FILE.fullmatch(split.path):
-            self.redirect(found[1])
+            self.redirect(prefix(found[1]) + found[2])
         elif split.path.startswith(_STORAGE):
             self.send_file(split.path.removeprefix(_STORAGE))
         else:
@@ -165,14 +191,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def list_files(self, listing: Any) -> None:
+    def list_files(self, listing: Any, repository: str) -> None:
         if self.hub.silent:
             self.hub.ended.wait()
             self.close_connection = True
+        elif not self.hub.has(repository):
+            self.answer(404)
         elif status := self.hub.statuses.get("listing"):
             self.answer(status, b"\x1b[31mno\x1b[0m listing here\n")
         else:
-            self.answer(200, json.dumps(listing()).encode(), Content_Type="application/json")
+            self.answer(200, json.dumps(listing(repository)).encode(), Content_Type="application/json")
 
     def redirect(self, name: str) -> None:
         if status := self.hub.statuses.get(name):
@@ -182,7 +210,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send_file(self, name: str) -> None:
         hub = self.hub
-        content = hub.served.get(name, hub.files[name])
+        content = hub.content(name)
         start = self.asked.first_byte
         if start >= len(content):
             self.answer(416, Content_Range=f"bytes */{len(content)}")

@@ -20,6 +20,7 @@ from steadyvoice.serving import hardware, preflight
 from steadyvoice.serving.preflight import APPS, Hub, Machine, Report, check_port, judge, look_at_hub, plan_app, render, url
 from steadyvoice.settings import PREFIX, ROOT, Settings, load_settings
 from tests.ports import free_port
+from tests.serving.fake_checkout import install_checkout
 
 CARD = hardware.Gpu("NVIDIA GeForce RTX 4090", "570.10", total=25_757_220_864, free=24_000_000_000)
 MACHINE = Machine("3.11.9 (/opt/python)", ram_total=32_000_000_000, ram_available=16_000_000_000, gpus=(CARD,))
@@ -160,6 +161,25 @@ def test_an_engine_that_cannot_work_is_a_problem_saying_what_is_missing(monkeypa
     problems = report().problems
     assert len(problems) == 2
     assert problems[0].startswith("speech to text: engine pocketsphinx cannot work: the package pocketsphinx")
+
+
+def test_indextts2_is_shown_with_what_it_will_do_and_what_to_fear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = replace(CARD, total=4_294_967_296)
+    monkeypatch.setattr(hardware, "gpus", lambda: [small])
+    monkeypatch.setattr(hardware, "ram_bytes", lambda: (32_000_000_000, 16_000_000_000))
+    install_checkout(tmp_path)
+    found = report(replace(MACHINE, gpus=(small,)), cache_hub=tmp_path)
+    assert found.problems == ()
+    assert f"indextts2 (version 2.0 in {tmp_path / 'index-tts'}; without Qwen, for which there is no room; half" in render(found)
+    assert "1 beam, not known to fit under 5.5 GB, and of 4.3 GB it may run out" in render(found)
+
+
+def test_an_indextts2_that_cannot_work_is_a_problem_only_for_who_asked_for_it(tmp_path: Path) -> None:
+    (problem,) = report(cache_hub=tmp_path, tts_engine="indextts2").problems
+    assert problem.startswith("text to speech: engine indextts2 cannot work: it is not installed: `bash start_app.sh indextts`")
+    found = report(cache_hub=tmp_path)
+    assert found.problems == ()
+    assert "espeak (embedded engine: IndexTTS2 cannot work, it is not installed" in render(found)
 
 
 def test_bad_settings_are_problems_and_the_machine_is_still_shown(monkeypatch: pytest.MonkeyPatch) -> None:
