@@ -89,7 +89,7 @@ class SpeakPage(ui.JobPage):
     def _lay_out_inputs(self) -> None:
         card, settings = self._service.card, self._service.settings
 
-        def choice(key: str, choices: list[tuple[str, str]], value: str) -> gr.Dropdown:
+        def choice(key: str, choices: list[tuple[str, str]], value: str | None) -> gr.Dropdown:
             return gr.Dropdown(choices, value=value, label=ui.t(key), min_width=120, elem_id=f"sv-{key}")
 
         def amount(key: str, low: float, high: float, value: float) -> gr.Slider:
@@ -106,7 +106,7 @@ class SpeakPage(ui.JobPage):
             spoken = [(LANGUAGE_NAMES[name], name) for name in SPEECH_LANGUAGES if name in card.languages]
             language = choice("language", spoken, "auto")
             speakers = [(f"{index} · {name}", name) for index, name in enumerate(card.speakers)]
-            speaker = choice("speaker", speakers, card.speakers[0])
+            speaker = choice("speaker", speakers, next(iter(card.speakers), None))
         with gr.Row():
             emotion = choice("emotion", [(f"{name} {EMOTION_NAMES[name]}", name) for name in EMOTIONS], "neutral")
             strength = amount("strength", 0, 1, 0.6)
