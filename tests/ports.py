@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 
 # Below the ports that Linux gives to outgoing connections (32768 on): none of those can take one before its server does.
-PORTS = range(15_000, 32_000)
+# Each process of a test run in parallel has its own.
+PROCESSES = 8
+PORTS = range(15_000 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % PROCESSES, 32_000, PROCESSES)
 _given: set[int] = set()
 
 

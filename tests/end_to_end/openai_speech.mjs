@@ -1,4 +1,4 @@
-// What OpenAI's own package for JavaScript makes of /v1/audio/speech, as JSON on standard output.
+// What OpenAI's own package for JavaScript makes of /v1/audio/speech and /v1/voices, as JSON on standard output.
 // node openai_speech.mjs http://127.0.0.1:7860/v1
 import OpenAI from "openai";
 
@@ -19,6 +19,8 @@ const told = (await events.text())
   .filter((block) => block)
   .map((block) => JSON.parse(block.replace(/^data: /, "")));
 
+const voices = await client.get("/voices"); // the package has no method for it
+
 let refused = null;
 try {
   await client.audio.speech.create({ ...common, speed: 9 });
@@ -33,6 +35,7 @@ console.log(
     chunks,
     deltas: told.slice(0, -1).map((event) => [event.type, Buffer.from(event.audio, "base64").length]),
     done: told.at(-1),
+    voices: voices.data.map((voice) => voice.id),
     refused,
   }),
 );

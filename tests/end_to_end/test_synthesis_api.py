@@ -14,6 +14,7 @@ import numpy as np
 import openai
 import pytest
 
+from steadyvoice.catalogue import ESPEAK
 from tests.audio import loudness, median_pitch, read, voice_distance
 from tests.end_to_end.apps import RunningApp
 
@@ -167,6 +168,7 @@ def test_openais_package_for_javascript_gets_audio_a_stream_events_and_errors(tt
     assert {kind for kind, _ in seen["deltas"]} == {"speech.audio.delta"}
     assert sum(size for _, size in seen["deltas"]) == pytest.approx(sum(seen["chunks"]), rel=0.01)
     assert seen["done"]["audio_seconds"] == pytest.approx(seconds, abs=0.15)
+    assert seen["voices"] == list(ESPEAK.speakers)
     assert seen["refused"] == {"kind": "UnprocessableEntityError", "status": 422, "code": "invalid_value", "param": "speed"}
 
 

@@ -59,7 +59,7 @@ class _Standin:
     codes_per_second = 50.1
     version = "2.0"
 
-    def __init__(self, model_dir: str, cfg_path: str, half: bool, qwen: bool) -> None:
+    def __init__(self, model_dir: str, cfg_path: str, half: bool, qwen: bool, aux_paths: dict[str, str] | None = None) -> None:
         if not Path(cfg_path).is_file():
             raise FileNotFoundError(cfg_path)
         settings = Path(model_dir) / "standin.json"
@@ -69,7 +69,17 @@ class _Standin:
         self._kv_bytes = KV_BYTES["half" if half else "full"] if told.get("memory") else 0
         time.sleep(float(told.get("load_s", 0.0)))
         if told.get("log"):
-            Path(told["log"]).write_text(json.dumps({"half": half, "qwen": qwen, "cwd": os.getcwd()}))
+            Path(told["log"]).write_text(
+                json.dumps(
+                    {
+                        "half": half,
+                        "qwen": qwen,
+                        "cwd": os.getcwd(),
+                        "aux": aux_paths,
+                        "offline": os.environ.get("HF_HUB_OFFLINE"),
+                    }
+                )
+            )
         self._qwen = qwen
         self._voice: tuple[str, int] | None = None
         self._emotion: tuple[str, int] | None = None
@@ -188,7 +198,7 @@ class IndexTTS2V2(_Standin):
         use_qwen_emo: bool = True,
         aux_paths: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(model_dir, cfg_path, use_fp16, use_qwen_emo)
+        super().__init__(model_dir, cfg_path, use_fp16, use_qwen_emo, aux_paths)
 
     def infer(
         self,

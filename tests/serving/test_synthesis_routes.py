@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import httpx
@@ -96,6 +97,23 @@ def test_over_the_capacity_everybody_else_gets_429_and_the_page_is_held_to_it_to
             second.send("go on")
         for thread in threads:
             thread.join()
+
+
+def test_an_engine_that_takes_several_texts_at_once_gets_those_of_several_callers(tmp_path: Path) -> None:
+    with gated_server(tmp_path, concurrency=8) as server, ThreadPoolExecutor(4) as pool:
+
+        def speak(text: str) -> Future[httpx.Response]:
+            return pool.submit(server.client.post, "/synthesize", json={"text": text})
+
+        first = speak("The gate.")
+        with server.gate.accept() as waiting:
+            waiting.recv()
+            others = [speak(f"Sentence {number}.") for number in range(3)]
+            while server.service.engine.status().jobs < 4:
+                wait([first], 0.02)
+            waiting.send("go on")
+        assert [speech.result().status_code for speech in (first, *others)] == [200] * 4
+        assert server.service.engine.status().largest_batch == 3
 
 
 def test_a_request_over_its_time_limit_gets_504(tmp_path: Path) -> None:

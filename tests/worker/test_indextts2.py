@@ -16,6 +16,7 @@ from steadyvoice import errors
 from steadyvoice.catalogue import EMOTIONS
 from steadyvoice.engine import worker_slot
 from steadyvoice.engine.budget import Budget
+from steadyvoice.engine.dispatcher import DEFAULT_POLICY, Policy
 from steadyvoice.engine.engine import Engine
 from steadyvoice.engine.scheduler import Limits
 from steadyvoice.engine.tickets import Task, Ticket
@@ -35,11 +36,11 @@ def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_slot, "FIRST_BACKOFF_S", 0.0)
 
 
-def engine_of(root: Path, version: str, **options: object) -> Engine:
+def engine_of(root: Path, version: str, policy: Policy = DEFAULT_POLICY, **options: object) -> Engine:
     python = str(root / ".venv" / "bin" / "python")
     plan = MemoryPlan(padded_s=30.0)
     spec = WorkerSpec("indextts2", {"root": str(root), "version": version, **options}, python=python, memory=plan)
-    return Engine(spec, Limits(Budget(30.0), 1e6))
+    return Engine(spec, Limits(Budget(30.0), 1e6), policy=policy)
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
@@ -201,6 +202,15 @@ def test_what_loses_the_device_costs_a_worker_and_nobody_elses_answer(engine: En
     assert heard(Speech.from_payload(good.result(WAIT_S).payload)).code == code_of(TEXT)
 
 
+def test_what_never_ends_is_ended_and_its_neighbours_are_answered(make_checkout: MakeCheckout, item: SynthesizeItem) -> None:
+    with engine_of(make_checkout("2.0"), "2.0", Policy(batch_limit_s=0.3, slowness=1.0)) as engine:
+        bad = submit(engine, replace(item, text="this hangs"))
+        good = submit(engine, item, caller="ben")
+
+        assert isinstance(bad.exception(WAIT_S), errors.WorkerDied)
+        assert heard(Speech.from_payload(good.result(WAIT_S).payload)).code == code_of(TEXT)
+
+
 def test_an_exception_of_the_model_stays_in_the_log(engine: Engine, item: SynthesizeItem) -> None:
     error = submit(engine, replace(item, text="this raises")).exception(WAIT_S)
 
@@ -232,4 +242,7 @@ def test_it_runs_under_its_own_interpreter_in_its_own_folder_as_it_is_told(make_
         assert pid is not None
         assert psutil.Process(pid).cmdline()[0] == str(root / ".venv" / "bin" / "python")
 
-    assert json.loads((tmp_path / "log").read_text()) == {"half": False, "qwen": True, "cwd": str(root)}
+    told = json.loads((tmp_path / "log").read_text())
+    assert (told["half"], told["qwen"], told["cwd"], told["offline"]) == (False, True, str(root), "1")
+    assert set(told["aux"]) == {"w2v_bert", "semantic_codec", "campplus", "bigvgan"}
+    assert all(Path(path).exists() for path in told["aux"].values())

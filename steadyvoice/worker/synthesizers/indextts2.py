@@ -30,6 +30,13 @@ MODULES = {"2.0": "indextts.infer_v2", "2.5": "indextts.infer_v2_5"}
 HALF = {"2.0": "use_fp16", "2.5": "use_bf16"}  # the argument that halves the precision
 CODES_PER_SECOND = {"2.0": 50.1, "2.5": 25.1}  # of audio
 MAX_CODES = 1_500  # its own limit
+# Its other models, as a checkout may keep them below hf_cache; told where they are it looks for them nowhere else.
+AUXILIARIES = {
+    "w2v_bert": "w2v-bert-2.0",
+    "semantic_codec": "semantic_codec_model.safetensors",
+    "campplus": "campplus_cn_common.bin",
+    "bigvgan": "bigvgan",
+}
 KV_BYTES = {True: 120 * 1024, False: 240 * 1024}  # per code and beam, in half precision or not
 REST_BYTES = 300_000_000  # of one short utterance beyond the weights: what was reported, less its cache
 MAX_EMOTION = 0.8  # the most that the eight may come to, as on the original's own page
@@ -53,13 +60,17 @@ class IndexTTS2Synthesizer:
             qwen: load the model that reads emotions out of a description.
         """
         os.chdir(root)  # on import it sets the folder of its other models relative to the working directory
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is here: that was looked at before the start
         sys.path.insert(0, root)
         checkpoints = Path(root) / "checkpoints"
-        how = {"cfg_path": str(checkpoints / "config.yaml"), "model_dir": str(checkpoints), HALF[version]: half}
+        how: dict[str, Any] = {"cfg_path": str(checkpoints / "config.yaml"), "model_dir": str(checkpoints), HALF[version]: half}
         how |= {"use_qwen_emo": qwen, "use_cuda_kernel": False}  # which would be compiled for minutes
+        auxiliaries = {name: checkpoints / "hf_cache" / path for name, path in AUXILIARIES.items()}
+        if all(path.exists() for path in auxiliaries.values()):
+            how["aux_paths"] = {name: str(path) for name, path in auxiliaries.items()}
         with _silenced():
             kind = importlib.import_module(MODULES[version]).IndexTTS2
-            # Earlier 2.0 always loads Qwen and has no argument for it.
+            # Earlier 2.0 always loads Qwen and has arguments neither for that nor for paths; 2.5 has none for paths.
             known = inspect.signature(kind).parameters
             self._engine = kind(**{name: value for name, value in how.items() if name in known})
         self._version, self._beams = version, beams
