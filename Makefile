@@ -36,7 +36,9 @@ types: setup ## mypy, strict
 
 unit: setup $(NODE_STAMP) ## every test, with real apps, a real browser and OpenAI's clients
 	@command -v "$${CHROMIUM:-chromium}" >/dev/null || { echo "Chromium is needed by tests/end_to_end/test_pages.py (Debian: apt-get install chromium; or set CHROMIUM=)"; exit 1; }
-	$(BIN)/python -m pytest --durations=15
+	# What starts real apps and a browser keeps the machine to itself; the rest shares it.
+	$(BIN)/python -m pytest --durations=10 -n 2 --dist loadfile --ignore tests/end_to_end
+	$(BIN)/python -m pytest --durations=15 tests/end_to_end
 
 bench-overhead: setup ## what the service adds to the bare engine
 	$(BIN)/python bench/overhead.py
