@@ -16,6 +16,7 @@ from steadyvoice.errors import InvalidInput
 from steadyvoice.media.encode import AudioFormat, StreamEncoder, encode
 from steadyvoice.media.stretch import stretch
 from steadyvoice.media.subtitles import Cue
+from steadyvoice.media.text import without_hints
 from steadyvoice.protocol import Speech, SynthesizeItem
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.speech_request import SpeakOptions, SpeakRequest, check
@@ -164,7 +165,7 @@ class Synthesizer:
         if pause:
             speech = replace(speech, samples=np.concatenate([np.zeros(pause, np.int16), speech.samples]))
         text = request.pieces[index].text
-        cue = Cue(begin_s + pause / speech.sample_rate, begin_s + speech.duration_s, text.strip())
+        cue = Cue(begin_s + pause / speech.sample_rate, begin_s + speech.duration_s, without_hints(text).strip())
         return SpokenPiece(index, len(request.pieces), text, cue, speech, stretched, answer.queue_s, answer.inference_s)
 
     def _look_at(self, piece: SpokenPiece) -> None:
