@@ -142,11 +142,13 @@ class Synthesizer:
         )
         # One that imitates generates the same whatever the speed, and changes it afterwards.
         pace = 1.0 if request.voice else request.speed
+        # An estimate decides who goes when; it must never be the reason to refuse a text. Where there is memory for less than the
+        # shortest piece, it is tried all the same: the last try takes less. A little under, since the limit is a rounded one.
+        longest_s = min(self.service.settings.batch_size_s, 0.999 * (self.service.engine.status().longest_s or float("inf")))
         return [
             Task(
                 replace(common, text=piece.text, language=piece.language, expected_s=piece.seconds).to_payload(),
-                # An estimate decides who goes when; it must never be the reason to refuse a text.
-                min(piece.seconds / pace, self.service.settings.batch_size_s),
+                min(piece.seconds / pace, longest_s),
                 request.voice.digest if request.voice else "",
             )
             for piece in request.pieces
