@@ -151,6 +151,14 @@ def test_a_body_without_declared_length_is_refused_with_413_when_it_grows_too_la
     assert "1000000 bytes" in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(("name", "value"), [("format", "x" * 500_000), ("x" * 500_000, 1)])
+def test_a_refusal_is_short_however_long_what_it_names_is(server: Gated, name: str, value: object) -> None:
+    answer = server.client.post("/synthesize", json={"text": "Hello.", name: value})
+
+    assert answer.status_code == 422
+    assert len(answer.content) < 1_000
+
+
 def test_a_stream_that_fails_in_the_middle_is_cut_and_does_not_look_whole(
     server: Gated, caplog: pytest.LogCaptureFixture
 ) -> None:
