@@ -50,7 +50,7 @@ def audio_format(name: str) -> AudioFormat:
     try:
         return AUDIO_FORMATS[name]
     except KeyError:
-        raise InvalidInput(f"format {name!r} is unknown; known: {', '.join(AUDIO_FORMATS)}", param="format") from None
+        raise InvalidInput(f"format {name[:32]!r} is unknown; known: {', '.join(AUDIO_FORMATS)}", param="format") from None
 
 
 def encode(pcm: PcmArray, sample_rate: int, fmt: AudioFormat) -> bytes:

@@ -13,7 +13,7 @@ from steadyvoice.errors import InvalidInput, TooLarge
 
 MAX_PIECE = 120  # weight of the longest piece; one Chinese letter weighs as much as it takes to say, see `weight`
 MIN_PIECE = 20  # however little fits
-LATIN_WEIGHT = 0.4  # of a Latin letter, against one for a Chinese one
+LATIN_WEIGHT = 0.4  # of a Latin letter, against one for a Chinese one and for a digit, which is a word
 SECONDS_PER_WEIGHT = 0.22  # of speech at speed 1, a rough mean over the five languages
 
 SENTENCE_END = re.compile(
@@ -28,7 +28,7 @@ SENTENCE_END = re.compile(
 )
 CLAUSE_END = re.compile(r"(?:[，、：—]+|(?<!\d)[,:]+|[,:]+(?!\d))\s*")  # not within 10:30 and 1,000
 # How to say a word, as IndexTTS2 reads it: <行|XING2>, <going|G OW1 . IH0 NG>. What is in it ends no sentence.
-HINT = re.compile(r"<[^<>|\n]{1,40}\|[^<>\n]{1,80}>")
+HINT = re.compile(r"<[^<>|\s][^<>|\n]{0,39}\|[^<>\n]{1,80}>")
 SPACE = re.compile(r"\s+")
 BLANKS = "\t\r\v\f\x85\u2028\u2029"  # controls that stand for a space
 
@@ -125,7 +125,12 @@ def detect_language(text: str, default: str | None = None) -> str:
 
 def weight(text: str) -> float:
     """How long a text is to say, in Chinese letters."""
-    return sum(1.0 if ord(c) >= 0x1100 else LATIN_WEIGHT for c in text)
+    return sum(1.0 if ord(c) >= 0x1100 or c.isdigit() else LATIN_WEIGHT for c in text)
+
+
+def without_hints(text: str) -> str:
+    """The text as one reads it: of a hint the word, and not how to say it."""
+    return HINT.sub(lambda hint: hint[0][1:].partition("|")[0], text)
 
 
 def _bounded(sentence: str, limit: float) -> list[str]:

@@ -40,6 +40,7 @@ request_id_var: ContextVar[str] = ContextVar("request_id", default="-")
 REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 MULTIPART_OVERHEAD = 1_000_000  # bytes of boundaries and other fields beside the file
 SMALL_BODY = 1_000_000  # bytes; for everything that carries no file
+MAX_PARAM = 64  # characters of a field's name that are told back
 BYTES_PER_CHAR = 12  # a character of JSON text at its longest, \\ud83d\\ude00
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
@@ -190,7 +191,7 @@ async def _answer_validation_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     # Numbers are places in the body, not names of fields.
-    param = ".".join(part for part in first["loc"][1:] if isinstance(part, str)) or None
+    param = ".".join(part for part in first["loc"][1:] if isinstance(part, str))[:MAX_PARAM] or None
     return error_response(422, f"{param or 'body'}: {first['msg']}", "invalid_value", "invalid_request_error", param)
 
 

@@ -94,8 +94,9 @@ async def check(options: SpeakOptions, service: Service, voices: VoiceStore | No
     _check_emotion(options, card)
     if voices is None:
         return replace(request, speaker=_speaker(options.speaker_id, card))
-    voice = await _voice(options.speaker_id, service, voices)
-    emotion_voice = None if options.emotion_voice is None else await _voice(options.emotion_voice, service, voices)
+    voice = await _voice(options.speaker_id, service, voices, "speaker_id")
+    asked = options.emotion_voice
+    emotion_voice = None if asked is None else await _voice(asked, service, voices, "emotion_voice")
     return replace(request, speaker=voice.name, voice=voice, emotion_voice=emotion_voice)
 
 
@@ -135,11 +136,12 @@ def _speaker(speaker_id: str | int, card: EngineCard) -> str:
     )
 
 
-async def _voice(speaker_id: str | int, service: Service, voices: VoiceStore) -> Voice:
-    """The same for a recorded voice. One that has the name of OpenAI's goes before what stands in for it."""
+async def _voice(speaker_id: str | int, service: Service, voices: VoiceStore, param: str) -> Voice:
+    """The same for a recorded voice. One that has the name of OpenAI's goes before what stands in for it. `param` is who asks."""
     try:
         return await service.on_host(partial(voices.find, speaker_id))
-    except InvalidInput:
+    except InvalidInput as error:
+        error.param = param
         found = await service.on_host(voices.voices) if speaker_id in OPENAI_VOICES else []
         if not found:
             raise

@@ -16,6 +16,7 @@ from steadyvoice.errors import InvalidInput
 from steadyvoice.media.encode import AudioFormat, StreamEncoder, encode
 from steadyvoice.media.stretch import stretch
 from steadyvoice.media.subtitles import Cue
+from steadyvoice.media.text import without_hints
 from steadyvoice.protocol import Speech, SynthesizeItem
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.speech_request import SpeakOptions, SpeakRequest, check
@@ -141,11 +142,13 @@ class Synthesizer:
         )
         # One that imitates generates the same whatever the speed, and changes it afterwards.
         pace = 1.0 if request.voice else request.speed
+        # An estimate decides who goes when; it must never be the reason to refuse a text. Where there is memory for less than the
+        # shortest piece, it is tried all the same: the last try takes less. A little under, since the limit is a rounded one.
+        longest_s = min(self.service.settings.batch_size_s, 0.999 * (self.service.engine.status().longest_s or float("inf")))
         return [
             Task(
                 replace(common, text=piece.text, language=piece.language, expected_s=piece.seconds).to_payload(),
-                # An estimate decides who goes when; it must never be the reason to refuse a text.
-                min(piece.seconds / pace, self.service.settings.batch_size_s),
+                min(piece.seconds / pace, longest_s),
                 request.voice.digest if request.voice else "",
             )
             for piece in request.pieces
@@ -164,7 +167,7 @@ class Synthesizer:
         if pause:
             speech = replace(speech, samples=np.concatenate([np.zeros(pause, np.int16), speech.samples]))
         text = request.pieces[index].text
-        cue = Cue(begin_s + pause / speech.sample_rate, begin_s + speech.duration_s, text.strip())
+        cue = Cue(begin_s + pause / speech.sample_rate, begin_s + speech.duration_s, without_hints(text).strip())
         return SpokenPiece(index, len(request.pieces), text, cue, speech, stretched, answer.queue_s, answer.inference_s)
 
     def _look_at(self, piece: SpokenPiece) -> None:

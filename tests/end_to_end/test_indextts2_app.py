@@ -122,12 +122,14 @@ def test_an_emotion_is_told_in_one_of_four_ways(app: RunningApp, recorded: dict[
     by_text = heard(speak(app, text="a b c d e f", emotion_text="gloomy", emotion_strength=1.0).content)[0]
     two = speak(app, text="a b c", emotion="sad", emotion_vector=vector)
     seven = speak(app, text="a b c", emotion_vector=vector[1:])
+    nobody = speak(app, text="a b c", emotion_voice="nobody")
 
     assert by_vector.emotion == pytest.approx(vector, abs=0.06)
     assert by_voice.reference == number_of(recorded[NAMES[2]], REFERENCES)
     assert max(by_text.emotion) == pytest.approx(1.0, abs=0.06)
     assert (two.status_code, two.json()["error"]["param"]) == (422, "emotion_vector")
     assert (seven.status_code, seven.json()["error"]["param"]) == (422, "emotion_vector")
+    assert (nobody.status_code, nobody.json()["error"]["param"]) == (422, "emotion_voice")
 
 
 def test_the_same_seed_gives_the_same_bytes_while_others_speak(app: RunningApp) -> None:

@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from steadyvoice.errors import InvalidInput, TooLarge
-from steadyvoice.media.text import MAX_PIECE, Piece, clean, detect_language, split, weight
+from steadyvoice.media.text import MAX_PIECE, Piece, clean, detect_language, split, weight, without_hints
 
 LIMIT = 50_000  # characters, more than any text below has
 
@@ -313,3 +313,16 @@ def test_where_less_fits_pieces_are_shorter_and_nothing_is_lost() -> None:
 
     assert max(part.seconds for part in parts) <= 8.0
     assert "".join(part.text for part in parts) == text
+
+
+def test_the_digits_of_a_number_take_as_long_as_the_words_that_they_are() -> None:
+    """Two billion, one hundred forty-seven million, … is a sentence of six seconds, and is cut off where two are expected."""
+    (number,) = split(clean("2,147,483,647", LIMIT))
+
+    assert 2.0 < number.seconds < 6.0
+    assert number.seconds > 2 * Piece("abcdefghijklm", "en").seconds
+
+
+def test_of_a_hint_one_reads_the_word() -> None:
+    assert without_hints("银<行|XING2>很远, <going|G OW1 . IH0 NG> on") == "银行很远, going on"
+    assert without_hints("1 < 2 | 3 > 2, <a|>, <|b>") == "1 < 2 | 3 > 2, <a|>, <|b>"

@@ -14,6 +14,7 @@ import uvicorn
 
 from app_tts import build_app
 from steadyvoice.engine.worker_handle import WorkerSpec
+from steadyvoice.protocol import MemoryPlan
 from steadyvoice.serving.service import Service
 from steadyvoice.settings import Settings
 from tests.ports import free_port
@@ -29,10 +30,10 @@ class Gated:
 
 
 @contextmanager
-def gated_server(folder: Path, **settings: object) -> Iterator[Gated]:
+def gated_server(folder: Path, *, memory: MemoryPlan | None = None, **settings: object) -> Iterator[Gated]:
     address = str(folder / "gate")
     port = free_port()
-    spec = WorkerSpec("tests.serving.gated_voice:GatedVoice", {"gate": address})
+    spec = WorkerSpec("tests.serving.gated_voice:GatedVoice", {"gate": address}, memory=memory or MemoryPlan())
     service = Service(Settings(tts_port=port, **settings), "tts", spec)  # type: ignore[arg-type]
     app = build_app(service.settings, service)
     uvicorn_server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, timeout_graceful_shutdown=3))

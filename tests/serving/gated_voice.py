@@ -19,6 +19,8 @@ class GatedVoice:
     expected, "cut" gives audio with a defect, "poor" audio that was made with little memory.
     """
 
+    cost = (0.0, 100e6, 0.0)  # a second of audio takes 100 MB, where memory is looked at
+
     def __init__(self, gate: str) -> None:
         self._gate = gate
         self.info = ModelInfo("gated", "1", max_batch_items=4)

@@ -99,6 +99,12 @@ def test_a_pause_is_put_between_sentences_and_is_as_fast_as_the_speech(server: G
 # --- subtitles
 
 
+def test_subtitles_show_a_word_and_not_the_hint_of_how_to_say_it(server: Gated) -> None:
+    answer = speak(server, "我去<银行|YIN2 HANG2>。")
+
+    assert server.client.get(f"/v1/speech/{answer.headers['x-speech-id']}/subtitles").text.endswith("\n我去银行。\n\n")
+
+
 def test_subtitles_are_there_once_the_speech_is(server: Gated) -> None:
     with server.client.stream("POST", "/synthesize", json={"text": "One & one. The gate.", "stream": True}) as answer:
         url = f"/v1/speech/{answer.headers['x-speech-id']}/subtitles"

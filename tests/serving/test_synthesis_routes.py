@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 
 from app_tts import build_app
 from steadyvoice.engine.worker_handle import WorkerSpec
+from steadyvoice.protocol import MemoryPlan
 from steadyvoice.serving.service import Service
 from steadyvoice.settings import Settings
 from tests.serving.gated_server import Gated, gated_server
@@ -150,6 +151,14 @@ def test_a_body_without_declared_length_is_refused_with_413_when_it_grows_too_la
     assert "1000000 bytes" in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(("name", "value"), [("format", "x" * 500_000), ("x" * 500_000, 1)])
+def test_a_refusal_is_short_however_long_what_it_names_is(server: Gated, name: str, value: object) -> None:
+    answer = server.client.post("/synthesize", json={"text": "Hello.", name: value})
+
+    assert answer.status_code == 422
+    assert len(answer.content) < 1_000
+
+
 def test_a_stream_that_fails_in_the_middle_is_cut_and_does_not_look_whole(
     server: Gated, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -195,3 +204,13 @@ def test_the_engine_is_told_how_long_a_sentence_should_be(server: Gated) -> None
     assert answer.status_code == 422
     seconds = len("Tell me, please.") * 0.4 * 0.22
     assert f"expected {seconds:.2f} s" in answer.json()["error"]["message"]
+
+
+def test_a_text_is_spoken_the_second_time_too_where_memory_is_for_less_than_its_shortest_pieces(tmp_path: Path) -> None:
+    with gated_server(tmp_path, memory=MemoryPlan(padded_s=30.0, limit=300_000_000)) as server:
+        body = {"text": "今天天气很好我们去公园散步吧" * 2}
+        before = server.client.post("/synthesize", json=body)  # the model is loaded for it: what fits is not known yet
+        assert 1.0 < server.service.engine.status().longest_s < 3.0
+        after = server.client.post("/synthesize", json=body)
+
+    assert (before.status_code, after.status_code) == (200, 200), after.text
