@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     max_backlog_s: float = Field(8 * 3_600.0, gt=0, description="audio seconds that may wait in total before 429")
     request_timeout_s: float = Field(3_600.0, gt=0, description="a request that takes longer gets 504")
     drain_s: float = Field(30.0, ge=0, le=3_600, description="after SIGTERM, how long running requests may take to finish")
-    result_cache_mb: float = Field(64.0, ge=0, description="memory for finished transcripts; 0 keeps none")
+    result_cache_mb: float = Field(64.0, ge=0, description="memory for finished transcripts and speech; 0 keeps none")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line in the log")
 
     @model_validator(mode="after")

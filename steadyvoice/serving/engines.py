@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from steadyvoice.catalogue import ESPEAK, FUNASR, INDEXTTS2, POCKETSPHINX, SENSEVOICE, EngineCard
@@ -20,6 +21,7 @@ class Choice:
     reason: str
     options: dict[str, Any] = field(default_factory=dict)
     python: str | None = None  # the interpreter of its worker; None is our own
+    examples: Path | None = None  # a folder of voices that came with it
 
 
 class NoEngine(Exception):
@@ -87,6 +89,7 @@ def _indextts2(settings: Settings) -> Choice:
             "qwen": qwen,
         },
         str(checkout.python),
+        checkout.root / "examples",
     )
 
 

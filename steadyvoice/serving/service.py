@@ -44,6 +44,7 @@ class Service:
         self.settings = settings
         self.role: Role = role
         self.card: EngineCard = choice.card
+        self.examples = choice.examples
         self.metrics = Metrics(role)
         self.memory = MemoryLog(self.metrics.observe_memory)
         self.last_batch: BatchReport | None = None

@@ -131,7 +131,9 @@ def test_a_body_without_declared_length_is_refused_with_413_when_it_grows_too_la
     assert "1000000 bytes" in answer.json()["error"]["message"]
 
 
-def test_a_stream_that_fails_in_the_middle_is_cut_and_does_not_look_whole(server: Gated) -> None:
+def test_a_stream_that_fails_in_the_middle_is_cut_and_does_not_look_whole(
+    server: Gated, caplog: pytest.LogCaptureFixture
+) -> None:
     body = {"text": "One. Two. The gate. fail here. Five.", "stream": True}
     heard = 0
 
@@ -151,6 +153,8 @@ def test_a_stream_that_fails_in_the_middle_is_cut_and_does_not_look_whole(server
         read()
     assert heard == 44 + 3 * HALF_SECOND
     assert server.service.door.wait_empty(30)
+    assert "failed in the middle and is cut: item_failed" in caplog.text
+    assert "Traceback" not in caplog.text, "it is no bug of ours"
 
 
 @pytest.mark.parametrize(("stream", "streamed"), [(None, True), (False, False), (True, True)])
