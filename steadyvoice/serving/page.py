@@ -46,12 +46,14 @@ CSS = """
 #sv-status .pending { opacity: 1 !important; }
 .sv-table { overflow-x: auto; }
 .sv-table table { width: 100%; border-collapse: collapse; border: 0 !important; font-size: .9rem; }
+.sv-table thead, .sv-table tbody, .sv-table tr { border: 0 !important; }
 .sv-table th, .sv-table td { text-align: left; vertical-align: top; white-space: nowrap; padding: 4px 8px !important;
   border: 0 !important; border-bottom: 1px solid #8884 !important; }
 .sv-table td.sv-text { min-width: 9em; white-space: pre-line; overflow-wrap: anywhere; width: 100%; }
 @media (max-width: 640px) {
   .gradio-container { padding: 0 !important; }
-  .sv-table { max-width: calc(100vw - 116px); }
+  .gradio-container main { padding: 8px !important; }
+  .sv-table { max-width: calc(100vw - 40px); }
   .sv-table table { font-size: .75rem; }
   .sv-table td.sv-text { min-width: 6em; }
   .sv-table th, .sv-table td { white-space: normal; padding: 4px !important; }
@@ -61,7 +63,8 @@ CSS = """
 .sv-player audio { width: 100%; }
 .sv-caption { font-size: .85rem; opacity: .85; margin: 4px 0; }
 .sv-more { font-size: .85rem; opacity: .85; padding: 4px 8px; }
-.sv-scroll { max-height: 300px; overflow-y: auto; }
+/* The class is on the block too, which must not scroll as well. */
+.prose.sv-scroll { max-height: 340px; overflow-y: auto; }
 .sv-history { list-style: none; margin: 0; padding: 0; font-size: .85rem; }
 .sv-history li { border-bottom: 1px solid #8884; padding: 6px 0; overflow-wrap: anywhere; }
 .sv-history audio { width: 100%; height: 32px; margin-top: 4px; }

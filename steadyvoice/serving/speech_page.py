@@ -22,7 +22,7 @@ from steadyvoice.serving.live_audio import LiveAudioShelf
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.speech_panels import EmotionPanel, Values, VoicePanel
 from steadyvoice.serving.speech_request import SpeakOptions, SpeakRequest, sentences
-from steadyvoice.serving.speech_tables import FIRST_WORDS, HistoryEntry, history_list, remember, sentence_table
+from steadyvoice.serving.speech_tables import HistoryEntry, first_words, history_list, remember, sentence_table
 from steadyvoice.serving.speech_texts import LANGUAGE_NAMES, TEXTS
 from steadyvoice.serving.spoken import Spoken, SpokenPiece
 from steadyvoice.serving.synthesis import Synthesizer
@@ -87,6 +87,7 @@ class SpeakPage(ui.JobPage):
             with gr.Tab(ui.t("settings"), elem_id="sv-tab-settings"):
                 self._lay_out_settings()
         if voices is not None:
+            assert self._emotion.recorded is not None  # an engine that imitates takes an emotion from a recording too
             panel.connect(page, more, self._emotion.recorded)
 
     def _lay_out_settings(self) -> None:
@@ -95,7 +96,7 @@ class SpeakPage(ui.JobPage):
         self._language = gr.Dropdown(spoken, value="auto", label=ui.t("language"), elem_id="sv-language")
         self._speed = gr.Slider(MIN_SPEED, MAX_SPEED, 1.0, step=0.05, label=ui.t("speed"), elem_id="sv-speed")
         self._format = gr.Dropdown(list(AUDIO_FORMATS), value="wav", label=ui.t("format"), elem_id="sv-format")
-        self._seed = gr.Number(None, precision=0, label=ui.t("seed"), elem_id="sv-seed") if card.seeded else None
+        self._seed = gr.Textbox(label=ui.t("seed"), max_lines=1, max_length=16, elem_id="sv-seed") if card.seeded else None
 
     def _lay_out_outputs(self) -> None:
         self.status = gr.HTML(elem_id="sv-status", elem_classes="sv-status")
@@ -188,9 +189,7 @@ class SpeakPage(ui.JobPage):
         """What the page offers when all is spoken."""
         file, *subtitles = write_files(spoken)
         playable = spoken.format.name != "pcm"  # raw PCM has no header, so no browser plays it: it is for download only
-        words = " ".join(piece.text for piece in checked.pieces[:3])
-        first_words = words if len(words) <= FIRST_WORDS else words[:FIRST_WORDS] + "…"
-        entry = HistoryEntry(time.time(), first_words, checked.speaker, spoken.duration_s, file, playable)
+        entry = HistoryEntry(time.time(), first_words(checked.pieces), checked.speaker, spoken.duration_s, file, playable)
         history = remember(values[self._history], entry)
         buttons = zip((self._download, *self._subtitles.values()), (file, *subtitles), strict=True)
         return {
@@ -228,7 +227,7 @@ def _add_endpoint(synthesizer: Synthesizer) -> None:
         emotion_vector: list[float] | None = None,
         emotion_voice: str | None = None,
         emotion_text: str | None = None,
-        seed: float | None = None,
+        seed: int | None = None,
     ) -> tuple[str, dict[str, Any]]:
         new_request_id()
         try:
@@ -274,13 +273,14 @@ def _add_endpoint(synthesizer: Synthesizer) -> None:
 # --- what comes in
 
 
-def checked_seed(value: float | None) -> int | None:
-    """A number from a browser. Raises InvalidInput for one that is no seed; empty is none."""
-    if value is None:
+def checked_seed(value: str | float | None) -> int | None:
+    """What was typed, or a client's number; empty is none. Raises InvalidInput for what is no seed."""
+    written = "" if value is None else str(value).strip()
+    if not written:
         return None
-    if not 0 <= value <= MAX_SEED:
-        raise InvalidInput(f"seed is {value:g}; allowed: 0 to {MAX_SEED}", param="seed")
-    return int(value)
+    if not written.isascii() or not written.isdigit() or len(written) > len(str(MAX_SEED)) or int(written) > MAX_SEED:
+        raise InvalidInput(f"seed is no whole number from 0 to {MAX_SEED}", param="seed")
+    return int(written)
 
 
 def checked_vector(value: Any) -> list[float] | None:

@@ -46,10 +46,10 @@ class EmotionPanel:
         self.recorded: gr.Dropdown | None = None
         self._text: gr.Textbox | None = None
         if "vector" in ways:
-            with groups["vector"], gr.Row():
-                self._parts = [
-                    gr.Slider(0, 1, 0, step=0.05, label=ui.t(name), min_width=130, elem_id=f"sv-{name}") for name in EMOTIONS[1:]
-                ]
+            with groups["vector"]:
+                for pair in zip(EMOTIONS[1::2], EMOTIONS[2::2], strict=True):
+                    with gr.Row():
+                        self._parts += [_part(name) for name in pair]
         if "voice" in ways:
             with groups["voice"]:
                 self.recorded = gr.Dropdown([], label=ui.t("emotion_voice"), elem_id="sv-emotion-voice")
@@ -99,59 +99,51 @@ class VoicePanel:
         self._sample = gr.HTML(elem_id="sv-sample", elem_classes="sv-player")
         with gr.Row():
             self._refresh = gr.Button(ui.t("refresh"), size="sm", min_width=120, elem_id="sv-refresh")
-            self._remove = gr.Button(ui.t("remove"), size="sm", variant="stop", min_width=120, elem_id="sv-remove")
+            self._remove = gr.Button(ui.t("remove"), size="sm", min_width=120, elem_id="sv-remove")
         self._recording = ui.uploaded_audio(
             sources=["upload", "microphone"], label=ui.t("recording"), elem_id="sv-recording", editable=False
         )
-        with gr.Row(equal_height=True):
-            self._name = gr.Textbox(label=ui.t("name"), max_length=MAX_NAME, min_width=120, scale=2, elem_id="sv-name")
-            self._keep = gr.Button(ui.t("keep"), variant="primary", min_width=120, elem_id="sv-keep")
+        self._name = gr.Textbox(label=ui.t("name"), max_lines=1, max_length=MAX_NAME, elem_id="sv-name")
+        self._keep = gr.Button(ui.t("keep"), variant="primary", size="md", elem_id="sv-keep")
         self._status = gr.HTML(elem_id="sv-voice-status", elem_classes="sv-status")
 
-    def connect(self, page: gr.Blocks, opened: gr.Accordion, recorded: gr.Dropdown | None) -> None:
+    def connect(self, page: gr.Blocks, opened: gr.Accordion, recorded: gr.Dropdown) -> None:
         """Let the buttons do what they say. Called inside `with page`.
 
         Args:
             opened: where this panel is, opened for who has no voice yet.
             recorded: another list of voices to keep up to date.
         """
-        self._lists = [self._chosen] if recorded is None else [self._chosen, recorded]
+        self._recorded = recorded
         self._opened = opened
-
-        async def refresh(chosen: str | None, request: gr.Request) -> Values:
-            return await self._listed(chosen, request)
-
-        lists = [*self._lists, opened, self._status]
-        page.load(refresh, self._chosen, lists, **ui.QUIET)
-        self._refresh.click(refresh, self._chosen, lists, **ui.QUIET)
+        lists = [self._chosen, recorded]
+        changed = [*lists, opened, self._status]
+        page.load(self._listed, lists, changed, **ui.QUIET)
+        self._refresh.click(self._listed, lists, changed, **ui.QUIET)
         self._chosen.change(self._sampled, self._chosen, self._sample, **ui.QUIET)
         self._keep.click(
             self._add,
-            [self._name, self._recording],
-            [*lists, self._name, self._recording],
+            [self._name, self._recording, recorded],
+            [*changed, self._name, self._recording],
             show_progress="minimal",
             show_progress_on=self._status,
             api_visibility="private",
             concurrency_id="voices",
         )
-        asked = " : ".join(json.dumps(text, ensure_ascii=False) for text in reversed(TEXTS["confirm"]))
+        english, chinese = (json.dumps(text, ensure_ascii=False) for text in TEXTS["confirm"])
+        asked = f"confirm(navigator.language.startsWith('zh') ? {chinese} : {english})"
         self._remove.click(
-            self._removed,
-            self._chosen,
-            lists,
-            js=f"(name) => name && confirm(navigator.language.startsWith('zh') ? {asked}) ? name : null",
-            **ui.QUIET,
+            self._removed, lists, changed, js=f"(name, other) => [name && {asked} ? name : null, other]", **ui.QUIET
         )
 
-    async def _listed(self, chosen: str | None, request: gr.Request, said: str = "") -> Values:
-        """The lists as they are now, with `chosen` chosen if it is there."""
+    async def _listed(self, chosen: str | None, other: str | None, request: gr.Request, said: str = "") -> Values:
+        """Both lists as they are now; what was chosen in each stays chosen if it is there."""
         voices = await self._service.on_host(self._store.voices)
         names = [voice.name for voice in voices]
-        value = chosen if chosen in names else next(iter(names), None)
         choices = [(f"{voice.name} · {voice.seconds:.1f} s", voice.name) for voice in voices]
         changed: Values = {self._status: said}
-        for some in self._lists:
-            changed[some] = gr.Dropdown(choices, value=value) if some is self._chosen else gr.Dropdown(choices)
+        for some, value in ((self._chosen, chosen), (self._recorded, other)):
+            changed[some] = gr.Dropdown(choices, value=value if value in names else next(iter(names), None))
         if not voices:
             changed |= {self._opened: gr.Accordion(open=True), self._status: said or ui.say(TEXTS, request, "no_voice")}
         return changed
@@ -163,23 +155,27 @@ class VoicePanel:
         caption = ui.say(TEXTS, request, "heard")
         return f'<div class="sv-caption">{caption}</div><audio controls preload="none" src="{address}"></audio>'
 
-    async def _add(self, name: str | None, path: str | None, request: gr.Request) -> Values:
+    async def _add(self, name: str | None, path: str | None, other: str | None, request: gr.Request) -> Values:
         try:
             with self._service.door.enter(ui.caller_of(request)):
                 voice = await self._service.on_host(partial(_store, self._store, name or "", ui.upload_path(path)))
         except SteadyvoiceError as error:
             return {self._status: ui.explain(error, request)}
         said = ui.say(TEXTS, request, "kept", name=html.escape(voice.name), seconds=voice.seconds)
-        return await self._listed(voice.name, request, said) | {self._name: "", self._recording: None}
+        return await self._listed(voice.name, other, request, said) | {self._name: "", self._recording: None}
 
-    async def _removed(self, name: str | None, request: gr.Request) -> Values:
+    async def _removed(self, name: str | None, other: str | None, request: gr.Request) -> Values:
         if not name:  # it was not confirmed
             return {self._status: ""}
         try:
             await self._service.on_host(partial(self._store.remove, name))
         except SteadyvoiceError as error:
             return {self._status: ui.explain(error, request)}
-        return await self._listed(None, request, ui.say(TEXTS, request, "removed", name=html.escape(name)))
+        return await self._listed(None, other, request, ui.say(TEXTS, request, "removed", name=html.escape(name)))
+
+
+def _part(name: str) -> gr.Slider:
+    return gr.Slider(0, 1, 0, step=0.05, label=ui.t(name), min_width=110, elem_id=f"sv-{name}")
 
 
 def _store(store: VoiceStore, name: str, path: Path) -> Voice:

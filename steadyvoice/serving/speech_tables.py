@@ -22,6 +22,7 @@ MAX_ROWS = 200  # sentences that are drawn; each is sent again with every change
 FOLLOWED_ROWS, SPOKEN_ROWS = 30, 2  # drawn while speaking, and of these above the one that is being spoken
 HISTORY_KEPT = 10
 FIRST_WORDS = 60  # characters
+NO_BREAK = "\u00a0"  # a space at which no line ends
 Stage = Literal["planned", "running", "ended"]
 
 
@@ -46,7 +47,7 @@ def sentence_table(
         pieces: all of the text.
         spoken: those that are finished, from the first on.
         speed: for the estimates.
-        stage: whether a state is shown with each, and whether one is being spoken now.
+        stage: whether each has a mark, and whether one is being spoken now.
     """
     seconds = [piece.speech.duration_s for piece in spoken] + [piece.seconds / speed for piece in pieces[len(spoken) :]]
     first, last = 0, MAX_ROWS
@@ -54,22 +55,19 @@ def sentence_table(
         first = max(0, len(spoken) - SPOKEN_ROWS)
         last = first + FOLLOWED_ROWS
     headers = ["#", *(ui.say(TEXTS, request, f"col_{name}") for name in ("sentence", "tokens", "seconds"))]
-    if stage != "planned":
-        headers.append(ui.say(TEXTS, request, "col_state"))
     rows = []
     for index, piece in list(enumerate(pieces))[first:last]:
         is_spoken = index < len(spoken)
-        about = "" if is_spoken else "≈ "
+        about = "" if is_spoken else f"≈{NO_BREAK}"
         remarks = _remarks(spoken[index], request) if is_spoken else []
-        row = [
-            str(index + 1),
-            "\n".join([piece.text.strip(), *remarks]),
-            f"{about}{round(seconds[index] * TOKENS_PER_SECOND)}",
-            f"{about}{seconds[index]:.1f}",
-        ]
-        if stage != "planned":
-            row.append(ui.say(TEXTS, request, _state(index, len(spoken), stage)))
-        rows.append(row)
+        rows.append(
+            [
+                f"{_mark(index, len(spoken), stage)}{index + 1}",
+                "\n".join([piece.text.strip(), *remarks]),
+                f"{about}{round(seconds[index] * TOKENS_PER_SECOND)}",
+                f"{about}{seconds[index]:.1f}",
+            ]
+        )
     total = sum(seconds) if stage == "planned" else sum(seconds[: len(spoken)])
     title = ui.say(
         TEXTS,
@@ -85,12 +83,13 @@ def sentence_table(
     return f'<div class="sv-caption">{title}</div>{ui.table(headers, rows, wide=1)}{more}'
 
 
-def _state(index: int, done: int, stage: Stage) -> str:
+def _mark(index: int, done: int, stage: Stage) -> str:
+    """Spoken, left out, or being spoken; one that waits has none."""
     if index < done:
-        return "state_spoken"
+        return f"✓{NO_BREAK}"
     if stage == "ended":
-        return "state_left"
-    return "state_now" if index == done else "state_waiting"
+        return f"–{NO_BREAK}"
+    return f"▶{NO_BREAK}" if stage == "running" and index == done else ""
 
 
 def _remarks(piece: SpokenPiece, request: gr.Request) -> list[str]:
@@ -103,6 +102,12 @@ def _remarks(piece: SpokenPiece, request: gr.Request) -> list[str]:
     if speech.reduced:
         keys.append("reduced")
     return [ui.say(TEXTS, request, key) for key in keys]
+
+
+def first_words(pieces: Sequence[Piece]) -> str:
+    """By which a text is known again."""
+    text = "".join(piece.text for piece in pieces[:FIRST_WORDS])
+    return text if len(text) <= FIRST_WORDS else text[:FIRST_WORDS].rstrip() + "…"
 
 
 def remember(history: Sequence[HistoryEntry], entry: HistoryEntry) -> list[HistoryEntry]:

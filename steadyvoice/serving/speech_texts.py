@@ -52,9 +52,9 @@ TEXTS: Texts = {
     "seed": ("Seed: a number for the same answer again; empty: random", "随机种子：相同数字得到相同结果；留空为随机"),
     # Answer
     "result": ("Whole audio", "完整音频"),
-    "download": ("Audio", "音频"),
-    "subtitles_srt": ("Subtitles (srt)", "字幕（srt）"),
-    "subtitles_vtt": ("Subtitles (vtt)", "字幕（vtt）"),
+    "download": ("Download audio", "下载音频"),
+    "subtitles_srt": ("Subtitles .srt", "字幕 .srt"),
+    "subtitles_vtt": ("Subtitles .vtt", "字幕 .vtt"),
     "ready": ("Type a text, then press Speak.", "请输入文字，然后点击“开始合成”。"),
     "working": (
         "Processing… If others are before you, your place is shown above.",
@@ -77,7 +77,6 @@ TEXTS: Texts = {
     "col_sentence": ("Sentence", "句子"),
     "col_tokens": ("Tokens", "token 数"),
     "col_seconds": ("Seconds", "秒"),
-    "col_state": ("State", "状态"),
     "estimate": (
         "Sentences: {sentences} · about {tokens} tokens, {seconds:.1f} s",
         "共 {sentences} 句 · 约 {tokens} 个 token，{seconds:.1f} 秒",
@@ -87,10 +86,6 @@ TEXTS: Texts = {
         "已完成 {done} / {sentences} 句 · {tokens} 个 token，{seconds:.1f} 秒",
     ),
     "more_rows": ("… and {rows} more", "… 还有 {rows} 句"),
-    "state_spoken": ("✓ spoken", "✓ 已合成"),
-    "state_now": ("▶ speaking", "▶ 合成中"),
-    "state_waiting": ("waiting", "等待中"),
-    "state_left": ("– not spoken", "– 未合成"),
     "defect_silent": ("⚠ silent, also at a second try", "⚠ 无声，重试后仍然如此"),
     "defect_cut_off": ("⚠ cut off at its end, also at a second try", "⚠ 结尾被截断，重试后仍然如此"),
     "defect_too_short": ("⚠ too short, also at a second try", "⚠ 过短，重试后仍然如此"),
