@@ -52,8 +52,8 @@ CSS = """
 .sv-table td.sv-text { min-width: 9em; white-space: pre-line; overflow-wrap: anywhere; width: 100%; }
 @media (max-width: 640px) {
   .gradio-container { padding: 0 !important; }
-  .gradio-container main { padding: 8px !important; }
-  .sv-table { max-width: calc(100vw - 40px); }
+  .gradio-container .app { padding: 8px !important; }
+  .sv-table { max-width: calc(100vw - 68px); }
   .sv-table table { font-size: .75rem; }
   .sv-table td.sv-text { min-width: 6em; }
   .sv-table th, .sv-table td { white-space: normal; padding: 4px !important; }

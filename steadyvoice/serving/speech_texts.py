@@ -52,7 +52,7 @@ TEXTS: Texts = {
     "seed": ("Seed: a number for the same answer again; empty: random", "随机种子：相同数字得到相同结果；留空为随机"),
     # Answer
     "result": ("Whole audio", "完整音频"),
-    "download": ("Download audio", "下载音频"),
+    "download": ("Download", "下载"),
     "subtitles_srt": ("Subtitles .srt", "字幕 .srt"),
     "subtitles_vtt": ("Subtitles .vtt", "字幕 .vtt"),
     "ready": ("Type a text, then press Speak.", "请输入文字，然后点击“开始合成”。"),
