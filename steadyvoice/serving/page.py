@@ -51,9 +51,7 @@ CSS = """
   border: 0 !important; border-bottom: 1px solid #8884 !important; }
 .sv-table td.sv-text { min-width: 9em; white-space: pre-line; overflow-wrap: anywhere; width: 100%; }
 @media (max-width: 640px) {
-  .gradio-container { padding: 0 !important; }
-  .gradio-container .app { padding: 8px !important; }
-  .sv-table { max-width: calc(100vw - 68px); }
+  .sv-table { max-width: calc(100vw - 56px); }
   .sv-table table { font-size: .75rem; }
   .sv-table td.sv-text { min-width: 6em; }
   .sv-table th, .sv-table td { white-space: normal; padding: 4px !important; }
@@ -69,8 +67,11 @@ CSS = """
 .sv-history li { border-bottom: 1px solid #8884; padding: 6px 0; overflow-wrap: anywhere; }
 .sv-history audio { width: 100%; height: 32px; margin-top: 4px; }
 """
-# Link previews are for public sites; these would be the only foreign addresses in the page.
-HEAD = '<meta name="referrer" content="no-referrer">'
+# Link previews are for public sites; these would be the only foreign addresses in the page. The style is for what is around the
+# components, which Gradio keeps `CSS` away from on a phone.
+HEAD = """<meta name="referrer" content="no-referrer">
+<style>@media (max-width: 640px) { .gradio-container > .app { padding: 8px 4px !important; } }</style>
+"""
 
 
 def uploaded_audio(**options: Any) -> gr.Audio:
