@@ -49,26 +49,28 @@ def sentence_table(
         speed: for the estimates.
         stage: whether each has a mark, and whether one is being spoken now.
     """
-    seconds = [piece.speech.duration_s for piece in spoken] + [piece.seconds / speed for piece in pieces[len(spoken) :]]
     first, last = 0, MAX_ROWS
     if stage == "running":  # the table is drawn anew each time, so it cannot be scrolled: it follows instead
         first = max(0, len(spoken) - SPOKEN_ROWS)
         last = first + FOLLOWED_ROWS
     headers = ["#", *(ui.say(TEXTS, request, f"col_{name}") for name in ("sentence", "tokens", "seconds"))]
     rows = []
-    for index, piece in list(enumerate(pieces))[first:last]:
+    for index, piece in enumerate(pieces[first:last], first):
         is_spoken = index < len(spoken)
+        seconds = spoken[index].speech.duration_s if is_spoken else piece.seconds / speed
         about = "" if is_spoken else f"≈{NO_BREAK}"
-        remarks = _remarks(spoken[index], request) if is_spoken else []
         rows.append(
             [
                 f"{_mark(index, len(spoken), stage)}{index + 1}",
-                "\n".join([piece.text.strip(), *remarks]),
-                f"{about}{round(seconds[index] * TOKENS_PER_SECOND)}",
-                f"{about}{seconds[index]:.1f}",
+                "\n".join([piece.text.strip(), *(_remarks(spoken[index], request) if is_spoken else [])]),
+                f"{about}{round(seconds * TOKENS_PER_SECOND)}",
+                f"{about}{seconds:.1f}",
             ]
         )
-    total = sum(seconds) if stage == "planned" else sum(seconds[: len(spoken)])
+    if stage == "planned":
+        total = sum(piece.seconds for piece in pieces) / speed
+    else:
+        total = sum(piece.speech.duration_s for piece in spoken)
     title = ui.say(
         TEXTS,
         request,
