@@ -96,6 +96,18 @@ def row_of(side: str, engine: str, heard: list[Heard], wall_s: float, rss_mb: fl
     }
 
 
+def first_of_ten(url: str, body_of: Callable[[int], dict[str, object]], times: int = 5) -> tuple[float, float]:
+    """Median seconds to the first audio of one sentence alone, and of a text of ten that begins with it."""
+    sentences = [f"One caller says part {part}." for part in range(1, 11)]
+
+    def first_audio(text: str) -> float:
+        ((heard,), _) = asyncio.run(at_once(url, 1, lambda _: body_of(0) | {"text": text}))
+        return heard.first_audio_s
+
+    pairs = [(first_audio(sentences[0]), first_audio(" ".join(sentences))) for _ in range(times)]
+    return statistics.median(one for one, _ in pairs), statistics.median(ten for _, ten in pairs)
+
+
 def measure(
     side: str, engine: str, url: str, pid: int, counts: list[int], body_of: Callable[[int], dict[str, object]]
 ) -> list[Row]:
@@ -131,7 +143,8 @@ def one_lock(engine: str, *checkout: str) -> Iterator[tuple[str, int]]:
         process.wait()
 
 
-def compare(engine: str, folder: Path, counts: list[int]) -> list[Row]:
+def compare(engine: str, folder: Path, counts: list[int]) -> tuple[list[Row], Row]:
+    """The rows of both sides, and what ten sentences are against one."""
     places = {"CONCURRENCY": "40", "QUEUE_SIZE": "40", "RESULT_CACHE_MB": "0", "TTS_ENGINE": engine}
     checkout: tuple[str, ...] = ()
     voices = ["f1", "m1", "Annie"]
@@ -148,11 +161,14 @@ def compare(engine: str, folder: Path, counts: list[int]) -> list[Row]:
     with one_lock(engine, *checkout) as (url, pid):
         rows = measure("one lock", engine, url, pid, counts, lambda n: {"text": text_of(n), "voice": paths[n % 3]})
     with running("app_tts.py", **places) as app:
-        rows += measure(
-            "steadyvoice", engine, app.url, app.process.pid, counts,
-            lambda n: {"text": text_of(n), "speaker_id": voices[n % 3], "stream": True},
-        )  # fmt: skip
-    return rows
+
+        def body_of(caller: int) -> dict[str, object]:
+            return {"text": text_of(caller), "speaker_id": voices[caller % 3], "stream": True}
+
+        rows += measure("steadyvoice", engine, app.url, app.process.pid, counts, body_of)
+        alone_s, first_s = first_of_ten(app.url, body_of)
+    print(f"  {engine}: first audio of one sentence after {alone_s:.3f} s, of ten after {first_s:.3f} s", flush=True)
+    return rows, {"engine": engine, "one_sentence_first_audio_s": alone_s, "ten_sentences_first_audio_s": first_s}
 
 
 COLUMNS = ("engine", "side", "callers", "first_audio_mean_s", "first_audio_max_s", "whole_mean_s", "requests_per_s", "rtf")
@@ -172,9 +188,12 @@ def main() -> None:
     options = parser.parse_args()
     print("  ".join(f"{name.removesuffix('_s')[-12:]:>12}" for name in COLUMNS))
     rows: list[Row] = []
+    tens: list[Row] = []
     for engine in options.engines:
         with tempfile.TemporaryDirectory(prefix="steadyvoice-bench-") as folder:
-            rows += compare(engine, Path(folder), options.callers)
+            found, ten = compare(engine, Path(folder), options.callers)
+        rows += found
+        tens.append(ten)
     figures = {(row["engine"], row["side"], row["callers"]): row["first_audio_mean_s"] for row in rows}
     ratios = {
         f"one_lock_first_audio_{callers}" + ("_espeak" if engine == "espeak" else ""): round(
@@ -183,9 +202,12 @@ def main() -> None:
         for engine in options.engines
         for callers in options.callers
     }
+    for ten in tens:
+        pair = ten["one_sentence_first_audio_s"], ten["ten_sentences_first_audio_s"]
+        ratios[f"one_of_ten_sentences_{ten['engine']}"] = round(pair[0] / pair[1], 2)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    rounded = [{name: round(v, 3) if isinstance(v, float) else v for name, v in row.items()} for row in rows]
+    rounded = [{name: round(v, 3) if isinstance(v, float) else v for name, v in row.items()} for row in rows + tens]
     print(json.dumps({"bench": "synthesis", "commit": commit, "machine": machine, "rows": rounded, "ratios": ratios}))
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -32,8 +32,9 @@ MAX_PADDING_SHARE = 0.25
 # How far the search for companions looks; bounds the cost of one decision whatever the queue's length.
 JOBS_LOOKED_AT = 64
 WORKS_LOOKED_AT = 32
-# A caller may be ahead of the others by so many seconds of audio if that saves a change of what the device has at hand.
-AFFINITY_S = 4.0
+# A caller, and a job among its caller's, may be ahead by so many seconds of audio if that saves a change of what the device has
+# at hand: about a sentence, so that nobody's first waits for somebody's third.
+AFFINITY_S = 2.0
 
 
 class ServiceClass(enum.Enum):
@@ -182,7 +183,10 @@ class Scheduler:
 
     def next_batch(self, now: float) -> Batch | None:
         """The best batch at this moment, or None when nothing waits."""
-        ranked = sorted((job for job in self._jobs.values() if job.waiting), key=lambda job: self._rank(job, now))
+        waiting = [job for job in self._jobs.values() if job.waiting]
+        # Of a caller as a whole, or its jobs in another voice would never get a turn.
+        favoured = {job.caller for job in waiting if self._is_at_hand(job)}
+        ranked = sorted(waiting, key=lambda job: self._rank(job, now, favoured))
         if not ranked:
             return None
         lead = ranked[0].waiting[0]
@@ -282,14 +286,16 @@ class Scheduler:
 
     # --- inside
 
-    def _rank(self, job: Job, now: float) -> tuple[float, float, float, float]:
+    def _is_at_hand(self, job: Job) -> bool:
+        return self._at_hand != "" and job.waiting[0].affinity == self._at_hand
+
+    def _rank(self, job: Job, now: float, favoured: Collection[str]) -> tuple[float, float, float, float]:
         if now - job.last_turn >= PATIENCE_S[job.service_class]:
             return (0, job.last_turn, 0, 0)
-        saving = AFFINITY_S if self._at_hand and job.waiting[0].affinity == self._at_hand else 0.0
         return (
             1 if job.service_class is ServiceClass.INTERACTIVE else 2,
-            self._served[job.caller] - saving,
-            job.served,
+            self._served[job.caller] - AFFINITY_S * (job.caller in favoured),
+            job.served - AFFINITY_S * self._is_at_hand(job),
             job.arrived,
         )
 

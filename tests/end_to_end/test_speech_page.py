@@ -170,7 +170,6 @@ def test_the_gradio_client_tells_emotion_and_seed_too(cloning: RunningApp) -> No
     for wishes, message in (
         ({"emotion_vector": "happy"}, "emotion_vector is no list of numbers"),
         ({"seed": -1}, "seed is no whole number"),
-        ({"emotion_text": "with joy"}, "emotion_text needs the model"),
     ):
         with pytest.raises(Exception, match=message):
             spoken(**wishes)

@@ -24,6 +24,7 @@ from tests.indextts2.standin import (
 )
 
 AUDIBLE = 0.1  # of the loudest tone
+HALF_BAND = 12.0  # Hz; less than half of the way to the next voice
 SILENCE = 0.01  # of full scale
 
 
@@ -72,11 +73,12 @@ class Spectrum:
     """Of a piece of sound, seen through a Hann window, in steps of less than half a hertz."""
 
     def __init__(self, samples: NDArray[np.float32], rate: int) -> None:
-        window = np.hanning(len(samples))
         size = 1 << max(len(samples), 2 * rate).bit_length()
         self._hz = rate / size
-        self._amplitudes = np.abs(np.fft.rfft(samples * window, size)) * 2 / window.sum()
+        self._power = np.abs(np.fft.rfft(samples * np.hanning(len(samples)), size)) ** 2
 
     def tone(self, frequency: float) -> float:
-        """Amplitude of one frequency."""
-        return float(self._amplitudes[round(frequency / self._hz)])
+        """Strength of what is around one frequency; stretching makes a narrow band of a tone."""
+        return float(
+            np.sqrt(self._power[round((frequency - HALF_BAND) / self._hz) : round((frequency + HALF_BAND) / self._hz)].sum())
+        )

@@ -300,6 +300,6 @@ def _weights(version: str) -> Iterator[str]:
     yield from ("config.yaml", "bpe.model", "gpt.pth", "s2mel.pth", "wav2vec2bert_stats.pt", "feat1.pt", "feat2.pt")
     yield from (f"hf_cache/w2v-bert-2.0/{name}" for name in ("config.json", "preprocessor_config.json", "model.safetensors"))
     yield from ("hf_cache/campplus_cn_common.bin", "hf_cache/bigvgan/config.json")
-    yield from ("hf_cache/bigvgan/bigvgan_generator.pt", "qwen0.6bemo4-merge/model.safetensors")
+    yield from ("hf_cache/bigvgan/bigvgan_generator.pt", "qwen0.6bemo4-merge/config.json", "qwen0.6bemo4-merge/model.safetensors")
     yield from (("codec.pth", "multilingual_zh_ja_yue_char_del.tiktoken") if version == "2.5" else ())
     yield from (() if version == "2.5" else ("hf_cache/semantic_codec_model.safetensors",))

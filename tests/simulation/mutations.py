@@ -65,7 +65,7 @@ MUTATIONS = [
         "if work is not lead and work.id not in self._suspects", "if work is not lead",
     ),
     Mutation("patience is ignored", "scheduler", "if now - job.last_turn >= PATIENCE_S[job.service_class]:", "if now < 0:"),
-    Mutation("the voice at hand goes first however long it has been served", "scheduler", "AFFINITY_S = 4.0", "AFFINITY_S = 4e9"),
+    Mutation("the voice at hand goes first however long it has been served", "scheduler", "AFFINITY_S = 2.0", "AFFINITY_S = 2e9"),
     Mutation("every try is the last", "scheduler", "suspicion.alone[Failure.OUT_OF_MEMORY] == last", "True"),
     Mutation("a turn does not put a job behind the others", "scheduler", "            job.last_turn = now\n", ""),
     Mutation(

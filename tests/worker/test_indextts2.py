@@ -89,15 +89,15 @@ def test_an_emotion_by_name_is_the_part_of_the_vector_that_has_its_name(
 ) -> None:
     expected = [0.8 * 0.5 * (name == emotion) for name in EMOTIONS[1:]]
 
-    assert heard(say(engine, replace(item, emotion=emotion, emotion_strength=0.5))).emotion == pytest.approx(expected, abs=0.03)
+    assert heard(say(engine, replace(item, emotion=emotion, emotion_strength=0.5))).emotion == pytest.approx(expected, abs=0.05)
 
 
 def test_the_eight_emotions_come_to_at_most_what_the_original_s_page_allows(engine: Engine, item: SynthesizeItem) -> None:
     mixed = say(engine, replace(item, emotion_vector=[1.0, 0, 0, 0, 0, 0, 0.6, 0], emotion_strength=1.0))
     faint = say(engine, replace(item, emotion_vector=[0.2, 0, 0, 0, 0, 0, 0.1, 0], emotion_strength=1.0))
 
-    assert heard(mixed).emotion == pytest.approx([0.5, 0, 0, 0, 0, 0, 0.3, 0], abs=0.03)
-    assert heard(faint).emotion == pytest.approx([0.2, 0, 0, 0, 0, 0, 0.1, 0], abs=0.03)
+    assert heard(mixed).emotion == pytest.approx([0.5, 0, 0, 0, 0, 0, 0.3, 0], abs=0.05)
+    assert heard(faint).emotion == pytest.approx([0.2, 0, 0, 0, 0, 0, 0.1, 0], abs=0.05)
 
 
 def test_an_emotion_is_taken_from_a_recording_and_from_a_description(
@@ -108,7 +108,7 @@ def test_an_emotion_is_taken_from_a_recording_and_from_a_description(
 
     assert heard(recorded).reference == number_of(recordings[1].read_bytes(), REFERENCES)
     assert heard(recorded).voice == number_of(recordings[0].read_bytes(), VOICES)
-    assert heard(described).emotion[number_of(b"overjoyed", 8)] == pytest.approx(1.0, abs=0.03)
+    assert heard(described).emotion[number_of(b"overjoyed", 8)] == pytest.approx(1.0, abs=0.05)
 
 
 def test_the_same_seed_gives_the_same_samples_whatever_came_between(engine: Engine, item: SynthesizeItem) -> None:
