@@ -59,6 +59,8 @@ CSS = """
 .sv-plot { font-size: .8rem; opacity: .9; }
 .sv-plot svg { width: 100%; height: 56px; display: block; }
 .sv-player audio { width: 100%; }
+.sv-part .head { flex-wrap: wrap; }
+.sv-part .head label { white-space: nowrap; }
 .sv-caption { font-size: .85rem; opacity: .85; margin: 4px 0; }
 .sv-more { font-size: .85rem; opacity: .85; padding: 4px 8px; }
 /* The class is on the block too, which must not scroll as well. */

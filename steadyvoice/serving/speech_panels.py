@@ -175,7 +175,7 @@ class VoicePanel:
 
 
 def _part(name: str) -> gr.Slider:
-    return gr.Slider(0, 1, 0, step=0.05, label=ui.t(name), min_width=110, elem_id=f"sv-{name}")
+    return gr.Slider(0, 1, 0, step=0.05, label=ui.t(name), min_width=110, elem_id=f"sv-{name}", elem_classes="sv-part")
 
 
 def _store(store: VoiceStore, name: str, path: Path) -> Voice:

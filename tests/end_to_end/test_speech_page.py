@@ -106,7 +106,7 @@ def test_sliders_and_the_recording_of_another_reach_the_engine(browser: Browser,
         page.locator("#sv-more > button").click()
         page.get_by_role("tab", name="Emotion").click()
         expect(page.locator("#sv-emotion")).to_be_visible()
-        page.get_by_label("By sliders").click()
+        page.get_by_label("Sliders", exact=True).click()
         expect(page.locator("#sv-emotion")).not_to_be_visible()
         page.locator("#sv-sad input[type=number]").fill("0.5")
         page.locator("#sv-strength input[type=number]").fill("1")
@@ -115,7 +115,7 @@ def test_sliders_and_the_recording_of_another_reach_the_engine(browser: Browser,
         by_sliders = heard(page, "I am not quite happy.")
 
         assert by_sliders.emotion == pytest.approx((0, 0, 0.5, 0, 0, 0, 0, 0), abs=0.06)
-        page.get_by_label("As in a recording").click()
+        page.get_by_label("Recording", exact=True).click()
         expect(page.locator("#sv-sad")).not_to_be_visible()
         page.locator("#sv-emotion-voice input").click()
         page.get_by_role("option", name=re.compile(ANNE)).click()
@@ -151,7 +151,7 @@ def test_on_a_phone_in_chinese_sentences_are_foretold_marked_and_subtitled(
             page.get_by_role("tab").nth(index).click()
             expect(page.locator("#sv-more").get_by_text(said).first).to_be_visible()
             if index == 1:
-                page.get_by_label("按滑块").click()
+                page.get_by_label("滑块", exact=True).click()
                 expect(page.locator("#sv-calm")).to_be_visible()
             assert fits(page), said
         page.screenshot(path=tmp_path / "speech-phone-zh.png", full_page=True)
