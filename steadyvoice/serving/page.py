@@ -46,12 +46,12 @@ CSS = """
 #sv-status .pending { opacity: 1 !important; }
 .sv-table { overflow-x: auto; }
 .sv-table table { width: 100%; border-collapse: collapse; border: 0 !important; font-size: .9rem; }
+.sv-table thead, .sv-table tbody, .sv-table tr { border: 0 !important; }
 .sv-table th, .sv-table td { text-align: left; vertical-align: top; white-space: nowrap; padding: 4px 8px !important;
   border: 0 !important; border-bottom: 1px solid #8884 !important; }
-.sv-table td.sv-text { min-width: 9em; white-space: normal; width: 100%; }
+.sv-table td.sv-text { min-width: 9em; white-space: pre-line; overflow-wrap: anywhere; width: 100%; }
 @media (max-width: 640px) {
-  .gradio-container { padding: 0 !important; }
-  .sv-table { max-width: calc(100vw - 116px); }
+  .sv-table { max-width: calc(100vw - 56px); }
   .sv-table table { font-size: .75rem; }
   .sv-table td.sv-text { min-width: 6em; }
   .sv-table th, .sv-table td { white-space: normal; padding: 4px !important; }
@@ -59,9 +59,21 @@ CSS = """
 .sv-plot { font-size: .8rem; opacity: .9; }
 .sv-plot svg { width: 100%; height: 56px; display: block; }
 .sv-player audio { width: 100%; }
+.sv-part .head { flex-wrap: wrap; }
+.sv-part .head label { white-space: nowrap; }
+.sv-caption { font-size: .85rem; opacity: .85; margin: 4px 0; }
+.sv-more { font-size: .85rem; opacity: .85; padding: 4px 8px; }
+/* The class is on the block too, which must not scroll as well. */
+.prose.sv-scroll { max-height: 340px; overflow-y: auto; }
+.sv-history { list-style: none; margin: 0; padding: 0; font-size: .85rem; }
+.sv-history li { border-bottom: 1px solid #8884; padding: 6px 0; overflow-wrap: anywhere; }
+.sv-history audio { width: 100%; height: 32px; margin-top: 4px; }
 """
-# Link previews are for public sites; these would be the only foreign addresses in the page.
-HEAD = '<meta name="referrer" content="no-referrer">'
+# Link previews are for public sites; these would be the only foreign addresses in the page. The style is for what is around the
+# components, which Gradio keeps `CSS` away from on a phone.
+HEAD = """<meta name="referrer" content="no-referrer">
+<style>@media (max-width: 640px) { .gradio-container > .app { padding: 8px 4px !important; } }</style>
+"""
 
 
 def uploaded_audio(**options: Any) -> gr.Audio:
@@ -182,14 +194,14 @@ class JobPage:
     start: gr.Button
     stop: gr.Button
     status: gr.HTML
-    inputs: list[Any]
+    inputs: list[Any] | set[Any]
     outputs: list[Any]
 
     def __init__(self) -> None:
         self.turns = Turns()
 
     def run(self, *values: Any) -> AsyncIterator[dict[Any, Any]]:
-        """The job: takes the values of `inputs` and the request, yields as it goes."""
+        """The job: takes the values of `inputs`, as one dictionary if it is a set, and the request; yields as it goes."""
         raise TypeError(f"{type(self).__name__} has no job to run")
 
     def cleared(self) -> dict[Any, Any]:

@@ -80,7 +80,7 @@ async def check(options: SpeakOptions, service: Service, voices: VoiceStore | No
         )
     _check_range("speed", options.speed, MIN_SPEED, MAX_SPEED)
     request = SpeakRequest(
-        pieces=_split(options, service),
+        pieces=sentences(options, service),
         emotion=options.emotion,
         emotion_strength=options.emotion_strength,
         speaker="",
@@ -100,8 +100,12 @@ async def check(options: SpeakOptions, service: Service, voices: VoiceStore | No
     return replace(request, speaker=voice.name, voice=voice, emotion_voice=emotion_voice)
 
 
-def _split(options: SpeakOptions, service: Service) -> tuple[Piece, ...]:
-    """The text in sentences that the engine speaks, and for which there is memory."""
+def sentences(options: SpeakOptions, service: Service) -> tuple[Piece, ...]:
+    """The text in sentences that the engine speaks, and for which there is memory. Looks at text and language only.
+
+    Raises:
+        InvalidInput, TooLarge: as `check`.
+    """
     card, longest_s = service.card, service.engine.status().longest_s
     text = clean(options.text, service.settings.max_text_chars)
     pieces = tuple(split(text, options.language, longest_s or float("inf")))

@@ -1,12 +1,14 @@
-"""One pair of apps for all tests that do not need an app of their own."""
+"""One pair of apps for all tests that do not need an app of their own, and a browser."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 from tests.end_to_end.apps import RunningApp, running
+from tests.end_to_end.browsing import ARGUMENTS, CHROMIUM
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +21,12 @@ def asr() -> Iterator[RunningApp]:
 def tts() -> Iterator[RunningApp]:
     with running("app_tts.py") as app:
         yield app
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    assert CHROMIUM, "Chromium is needed for this test: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()

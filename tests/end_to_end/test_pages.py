@@ -6,78 +6,24 @@ Screenshots are kept under each test's temporary folder.
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import jiwer
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from tests.audio import clip, loudness, read, wav_bytes
 from tests.end_to_end.apps import CLIPS, RunningApp, running
-
-CHROMIUM = (
-    os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
-QUIET = [
-    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update"),
-    *("--disable-sync", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", "--mute-audio"),
-]
-DESKTOP, PHONE = {"width": 1200, "height": 900}, {"width": 390, "height": 844}
-WAIT_MS = 60_000
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    assert CHROMIUM, "Chromium is needed for this test: apt-get install chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield browser
-        browser.close()
-
-
-@contextmanager
-def opened(
-    browser: Browser, app: RunningApp, locale: str, viewport: dict[str, int] = DESKTOP, console_errors: bool = False
-) -> Iterator[Page]:
-    """A fresh visitor's tab. Afterwards: no console error, no exception, no request to a foreign host.
-
-    `console_errors` allows the lines that the browser itself writes for an answer that is not 2xx.
-    """
-    context = browser.new_context(locale=locale, viewport=viewport, permissions=["microphone"])
-    page = context.new_page()
-    page.set_default_timeout(WAIT_MS)
-    complaints: list[str] = []
-    page.on("console", lambda m: complaints.append(m.text) if m.type == "error" and not console_errors else None)
-    page.on("pageerror", lambda error: complaints.append(f"exception: {error}"))
-    page.on(
-        "request", lambda r: None if r.url.startswith((app.url, "blob:", "data:")) else complaints.append(f"foreign: {r.url}")
-    )
-    page.goto(app.url)
-    expect(page.locator("#sv-status")).not_to_be_empty(timeout=WAIT_MS)
-    yield page
-    context.close()
-    assert complaints == []
+from tests.end_to_end.browsing import PHONE, WAIT_MS, fits, opened, wait_done
 
 
 def upload(page: Page, data: bytes, name: str = "clip.wav") -> None:
     page.locator("#sv-audio input[type=file]").set_input_files({"name": name, "mimeType": "audio/wav", "buffer": data})
     expect(page.locator("#sv-audio")).to_contain_text(re.compile(r"\d:\d\d"), timeout=WAIT_MS)
-
-
-def wait_done(page: Page) -> str:
-    expect(page.locator("#sv-status")).to_contain_text("✓", timeout=WAIT_MS)
-    return page.locator("#sv-status").inner_text()
-
-
-def fits(page: Page) -> bool:
-    return bool(page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"))
 
 
 TRANSCRIBING = [("en-US", "Transcribe", "s of audio", "Language"), ("zh-CN", "开始识别", "音频", "语言")]
