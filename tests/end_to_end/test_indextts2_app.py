@@ -9,14 +9,22 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import openai
 import pytest
+from starlette.testclient import TestClient
 
+from app_tts import build_app
 from steadyvoice.catalogue import EMOTIONS
+from steadyvoice.engine.dispatcher import Policy
+from steadyvoice.serving import service as service_module
+from steadyvoice.serving.service import Service
+from steadyvoice.settings import Settings
 from tests.audio import read, wav_bytes
 from tests.conftest import MakeCheckout
 from tests.end_to_end.apps import CLIPS, RunningApp, running
@@ -179,15 +187,35 @@ def test_what_fails_fails_alone_and_says_why(app: RunningApp, word: str, status:
     assert [heard(answer.content)[0].code for answer in good] == [code_of(f"sentence {n}") for n in range(3)]
 
 
+def test_what_hangs_is_ended_and_the_next_one_is_answered(
+    make_checkout: MakeCheckout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "Policy", partial(Policy, batch_limit_s=0.5, slowness=1.0))  # not the minute that it is
+    (tmp_path / "voices").mkdir()
+    shutil.copy(CLIPS[0], tmp_path / "voices")
+    python = make_checkout("2.5") / ".venv" / "bin" / "python"
+    service = Service(Settings(tts_engine="indextts2", indextts_python=python, cache_hub=tmp_path), "tts")
+    with TestClient(build_app(service.settings, service)) as client:
+        bad = client.post("/synthesize", json={"text": "this one hangs"})
+        good = client.post("/synthesize", json={"text": "the next one", "speed": 2.0})
+
+    assert (bad.status_code, bad.json()["error"]["code"]) == (500, "worker_died")
+    assert [sentence.code for sentence in heard(good.content)] == [code_of("the next one")]
+    assert good.headers["x-speed-method"] == "native"  # it is the later version
+
+
 def test_what_comes_out_wrong_twice_is_told_in_a_header_and_counted(app: RunningApp) -> None:
-    answer = speak(app, text="a good beginning. this silence is golden. oombeams is no way to speak. and a good end.")
+    said = ["a good beginning.", "this silence is golden.", "oombeams is no way to speak.", "it is tooshort for its text."]
+
+    answer = speak(app, text=" ".join([*said, "this one is endless.", "and a good end."]))
 
     assert answer.status_code == 200
-    assert answer.headers["x-speech-defects"] == "2:silent"
+    assert answer.headers["x-speech-defects"] == "2:silent,4:too_short,5:cut_off"
     assert answer.headers["x-speech-reduced"] == "3"
-    assert len(heard(answer.content)) == 3  # and one that nobody hears
+    assert len(heard(answer.content)) == 5  # and one that nobody hears
     counted = app.client.get("/metrics").text
-    assert 'steadyvoice_speech_defects_total{defect="silent"} 1.0' in counted
+    for defect in ("silent", "too_short", "cut_off"):
+        assert f'steadyvoice_speech_defects_total{{defect="{defect}"}} 1.0' in counted
     assert "steadyvoice_speech_reduced_total 1.0" in counted
 
 
