@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import deque
 from dataclasses import dataclass
 
 from steadyvoice.errors import InvalidInput, TooLarge
 
 MAX_PIECE = 120  # weight of the longest piece; one Chinese letter weighs as much as it takes to say, see `weight`
 MIN_PIECE = 20  # however little fits
-LATIN_WEIGHT = 0.4  # of a Latin letter, against one for a Chinese one and for a digit, which is a word
+LATIN_WEIGHT = 0.4  # of a Latin letter, a mark or a picture, against one for a Chinese letter and for a digit, which is a word
 SECONDS_PER_WEIGHT = 0.22  # of speech at speed 1, a rough mean over the five languages
 
 SENTENCE_END = re.compile(
@@ -125,7 +126,7 @@ def detect_language(text: str, default: str | None = None) -> str:
 
 def weight(text: str) -> float:
     """How long a text is to say, in Chinese letters."""
-    return sum(1.0 if ord(c) >= 0x1100 or c.isdigit() else LATIN_WEIGHT for c in text)
+    return sum(1.0 if c.isdigit() or (c >= "\u1100" and c.isalpha()) else LATIN_WEIGHT for c in text)
 
 
 def without_hints(text: str) -> str:
@@ -157,10 +158,13 @@ def _by_words(clause: str, limit: float) -> list[str]:
 
 
 def _split_after(pattern: re.Pattern[str], text: str) -> list[str]:
-    hints = [match.span() for match in HINT.finditer(text)]
+    hints = deque(match.span() for match in HINT.finditer(text))
     parts, start = [], 0
     for match in pattern.finditer(text):
-        if match.end() > start and not any(begin < match.end() < end for begin, end in hints):
+        while hints and hints[0][1] <= match.end():
+            hints.popleft()
+        is_in_hint = bool(hints) and hints[0][0] < match.end()
+        if match.end() > start and not is_in_hint:
             parts.append(text[start : match.end()])
             start = match.end()
     return parts + ([text[start:]] if start < len(text) else [])

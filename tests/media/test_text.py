@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 import unicodedata
 
 import pytest
@@ -326,3 +327,19 @@ def test_the_digits_of_a_number_take_as_long_as_the_words_that_they_are() -> Non
 def test_of_a_hint_one_reads_the_word() -> None:
     assert without_hints("银<行|XING2>很远, <going|G OW1 . IH0 NG> on") == "银行很远, going on"
     assert without_hints("1 < 2 | 3 > 2, <a|>, <|b>") == "1 < 2 | 3 > 2, <a|>, <|b>"
+
+
+def test_a_row_of_pictures_is_not_taken_for_speech() -> None:
+    """Nobody says them, and an answer without them must not be taken for one that is too short."""
+    assert weight("好的" + "😀😃😄😁😆🤣😂🎉👍🙏") == pytest.approx(2 + 10 * weight("a"))
+
+
+def test_a_long_text_full_of_hints_is_split_in_a_time_that_grows_with_it_and_no_faster() -> None:
+    text = clean("<行|XING2>. " * 8_000, 100_000)
+
+    began = time.process_time()
+    parts = split(text)
+    spent = time.process_time() - began
+
+    assert "".join(part.text for part in parts) == text
+    assert spent < 2.0  # with a look at every hint for every sentence it is six
