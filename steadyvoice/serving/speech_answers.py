@@ -27,6 +27,7 @@ from steadyvoice.serving.synthesis import Synthesizer
 log = logging.getLogger(__name__)
 
 IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
+SENTENCES_TOLD = 100  # in one header, which proxies bound
 NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -183,9 +184,9 @@ class SpeechAnswers:
             "X-Speed-Method": report.speed_method,
         }
         if report.defects:
-            headers["X-Speech-Defects"] = ",".join(f"{number}:{defect}" for number, defect in report.defects)
+            headers["X-Speech-Defects"] = ",".join(f"{number}:{defect}" for number, defect in report.defects[:SENTENCES_TOLD])
         if report.reduced:
-            headers["X-Speech-Reduced"] = ",".join(map(str, report.reduced))
+            headers["X-Speech-Reduced"] = ",".join(map(str, report.reduced[:SENTENCES_TOLD]))
         return headers
 
     def _engine(self) -> str:

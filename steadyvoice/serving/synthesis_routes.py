@@ -10,6 +10,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from steadyvoice.engine.scheduler import ServiceClass
+from steadyvoice.errors import InvalidInput
 from steadyvoice.media.subtitles import to_srt, to_vtt
 from steadyvoice.serving.http import caller_of
 from steadyvoice.serving.speech_answers import Delivery, SpeechAnswers
@@ -18,6 +19,7 @@ from steadyvoice.serving.subtitle_shelf import SubtitleShelf
 from steadyvoice.serving.synthesis import Synthesizer
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+OPENAI_NAMES = {"text": "input", "speaker_id": "voice", "format": "response_format"}  # of our fields
 LONG_S = 60.0  # of audio; a proxy in between gives up on a connection that is silent for about so long
 SUBTITLE_FORMATS = {"srt": (to_srt, "application/x-subrip; charset=utf-8"), "vtt": (to_vtt, "text/vtt; charset=utf-8")}
 
@@ -85,7 +87,11 @@ def add_synthesis_routes(app: FastAPI, synthesizer: Synthesizer) -> None:
     async def speech(request: Request, body: SpeechBody) -> Response:
         """Text to speech as OpenAI has it: streamed, unless there is only one sentence and so nothing to wait for; with
         `stream_format` sse as server-sent events."""
-        speak = await synthesizer.check(body.options())
+        try:
+            speak = await synthesizer.check(body.options())
+        except InvalidInput as error:
+            error.param = OPENAI_NAMES.get(error.param or "", error.param)
+            raise
         if body.stream_format == "sse":
             return await answers.answer(request, speak, Delivery.EVENTS)
         return await answers.answer(request, speak, Delivery.STREAMED if len(speak.pieces) > 1 else Delivery.WHOLE)

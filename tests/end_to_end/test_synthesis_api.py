@@ -260,6 +260,17 @@ BAD_BODIES = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [({"input": "…"}, "input"), ({"voice": "nobody"}, "voice"), ({"response_format": "midi"}, "response_format")],
+)
+def test_openais_route_names_a_bad_field_as_its_callers_do(tts: RunningApp, change: dict[str, str], param: str) -> None:
+    with pytest.raises(openai.UnprocessableEntityError) as refused, sdk(tts) as client:
+        client.audio.speech.create(**{"model": "tts-1", "voice": "alloy", "input": "hi"} | change)  # type: ignore[arg-type]
+
+    assert refused.value.param == param
+
+
 @pytest.mark.parametrize(("body", "status", "param", "said"), BAD_BODIES, ids=lambda value: str(value)[:40])
 def test_a_bad_request_is_refused_by_name_with_the_limit(
     tts: RunningApp, body: dict[str, object], status: int, param: str, said: str
