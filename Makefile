@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed-dev-$(shell cat requirements.txt requirements-dev.txt | sha256sum | cut -c1-16)
 NODE_STAMP := tests/node_modules/installed-$(shell cat tests/package-lock.json | sha256sum | cut -c1-16)
 
+# Tests of time limits, of a browser and of whole starts have the machine to themselves; the rest runs two at a time.
+ALONE := $(addprefix tests/end_to_end/,test_pages.py test_speech_page.py test_start_app.py test_steadiness.py)
+
 .PHONY: help setup test lint types unit bench-overhead bench-recognition bench-chaos bench-overload bench-trim bench-memory bench-synthesis simulate format clean
 
 help: ## this list
@@ -36,9 +39,8 @@ types: setup ## mypy, strict
 
 unit: setup $(NODE_STAMP) ## every test, with real apps, a real browser and OpenAI's clients
 	@command -v "$${CHROMIUM:-chromium}" >/dev/null || { echo "Chromium is needed by tests/end_to_end/test_pages.py (Debian: apt-get install chromium; or set CHROMIUM=)"; exit 1; }
-	# What starts real apps and a browser keeps the machine to itself; the rest shares it.
-	$(BIN)/python -m pytest --durations=10 -n 2 --dist loadfile --ignore tests/end_to_end
-	$(BIN)/python -m pytest --durations=15 tests/end_to_end
+	$(BIN)/python -m pytest --durations=15 -n 2 --dist loadfile $(addprefix --ignore ,$(ALONE))
+	$(BIN)/python -m pytest --durations=10 $(ALONE)
 
 bench-overhead: setup ## what the service adds to the bare engine
 	$(BIN)/python bench/overhead.py
