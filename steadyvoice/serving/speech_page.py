@@ -189,7 +189,7 @@ class SpeakPage(ui.JobPage):
         """What the page offers when all is spoken."""
         file, *subtitles = write_files(spoken)
         playable = spoken.format.name != "pcm"  # raw PCM has no header, so no browser plays it: it is for download only
-        entry = HistoryEntry(time.time(), first_words(checked.pieces), checked.speaker, spoken.duration_s, file, playable)
+        entry = HistoryEntry(time.time(), first_words(checked.pieces), checked.speaker, spoken.report.duration_s, file, playable)
         history = remember(values[self._history], entry)
         buttons = zip((self._download, *self._subtitles.values()), (file, *subtitles), strict=True)
         return {
@@ -244,10 +244,10 @@ def _add_endpoint(synthesizer: Synthesizer) -> None:
         except SteadyvoiceError as error:
             raise gr.Error(error.message, print_exception=False) from None
         details = {
-            "audio_seconds": round(spoken.duration_s, 3),
-            "tokens": spoken.tokens,
+            "audio_seconds": round(spoken.report.duration_s, 3),
+            "tokens": spoken.report.tokens,
             "sample_rate": spoken.sample_rate,
-            "timings": {"queue_s": round(spoken.queue_s, 4), "inference_s": round(spoken.inference_s, 4)},
+            "timings": {"queue_s": round(spoken.report.queue_s, 4), "inference_s": round(spoken.report.inference_s, 4)},
             "engine": {"name": service.card.name, "revision": service.revision},
         }
         return str(write_files(spoken)[0]), details

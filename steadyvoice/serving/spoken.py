@@ -66,19 +66,3 @@ class Spoken:
     format: AudioFormat
     sample_rate: int
     report: Report
-
-    @property
-    def duration_s(self) -> float:
-        return self.report.duration_s
-
-    @property
-    def tokens(self) -> int:
-        return self.report.tokens
-
-    @property
-    def queue_s(self) -> float:
-        return self.report.queue_s
-
-    @property
-    def inference_s(self) -> float:
-        return self.report.inference_s
