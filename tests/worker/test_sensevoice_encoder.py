@@ -11,7 +11,10 @@ from steadyvoice.worker.recognizers.sensevoice_encoder import (
     EncoderConfig,
     Int8Linear,
     Linear,
+    SelfAttention,
     SenseVoiceNetwork,
+    attend_fused,
+    attend_in_bf16,
     choose_precision,
     load_network,
 )
@@ -62,6 +65,44 @@ def test_the_head_in_chunks_finds_the_same_tokens(random_release: Path, monkeypa
     by_rows = network(features.clone(), [50, 31], QUERIES.repeat(2, 1))
 
     assert all(torch.equal(one, other) for one, other in zip(whole, by_rows, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 37, 256, 257, 700])
+def test_attention_in_bf16_is_within_a_percent_of_the_fused_one(rows: int, dtype: torch.dtype) -> None:
+    qkv = torch.randn(2, rows, 3, 4, 32, generator=torch.Generator().manual_seed(rows)).to(dtype)
+
+    exact = attend_fused(qkv.float(), None)
+    rounded = attend_in_bf16(qkv, None)
+
+    assert rounded.shape == exact.shape
+    assert rounded.dtype == torch.float32
+    assert (rounded - exact).norm() < 0.01 * exact.norm()
+
+
+def test_attention_in_bf16_hears_nothing_of_the_padding() -> None:
+    qkv = torch.randn(2, 300, 3, 4, 32, generator=torch.Generator().manual_seed(3))
+    keys = torch.arange(300) < torch.tensor([300, 280])[:, None, None, None]
+    qkv[1, 280:] = 1e3
+
+    padded = attend_in_bf16(qkv, keys)[1, :280]
+    (alone,) = attend_in_bf16(qkv[1:, :280], None)
+
+    assert (padded - alone).norm() < 0.01 * alone.norm()
+
+
+@pytest.mark.parametrize(
+    ("precision", "fast", "in_bf16"), [("int8", True, True), ("int8", False, False), ("bf16", True, True), ("fp32", True, False)]
+)
+def test_attention_is_in_bf16_where_the_precision_allows_and_the_cpu_is_fast(
+    random_release: Path, monkeypatch: pytest.MonkeyPatch, precision: str, fast: bool, in_bf16: bool
+) -> None:
+    monkeypatch.setattr(sensevoice_encoder, "bf16_is_fast", lambda: fast)
+
+    layers = [layer for layer in load(random_release, precision).modules() if isinstance(layer, SelfAttention)]
+
+    assert [layer.in_bf16 for layer in layers] == len(layers) * [in_bf16]
+    assert layers
 
 
 @pytest.mark.parametrize("nonnegative", [False, True])

@@ -3,7 +3,7 @@
 The same arithmetic as FunASR's SenseVoiceSmall, without what makes that one large: attention is fused (no T x T tensor
 lives), the 25,055-wide head is only ever computed for a few rows, of which nothing but the argmax is kept, and weights are
 mapped from the file instead of being built and overwritten. The residual stream and the norms are fp32 in every precision; what
-the precision chooses is the arithmetic of the linear layers.
+the precision chooses is the arithmetic of the linear layers, and of attention's two products.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ from torch.nn import functional
 log = logging.getLogger("steadyvoice.worker")
 
 HEAD_BYTES = {"cpu": 8_000_000, "cuda": 256_000_000}  # of logits alive at once: stays in the cache, fills the device
+QUERIES_AT_ONCE = 256  # of attention in bf16
 QUERIES = 4  # rows before the frames: language, event, emotion, text normalisation
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
 ROWS_QUANTIZED = 64  # of a weight at a time
 INT8_MAX = 127.0
-SIGN_BIT = 128  # flipped, it makes a signed byte an unsigned one with this as its zero
+SIGN_BIT = 128  # added, it makes a signed byte an unsigned one with this as its zero
+ROUNDER = 1.5 * 2**23  # a float32 near it has no bits for fractions: adding rounds, half to even, into the lowest bits
 SMALLEST = 1e-12  # keeps a row of zeros from being divided by zero
 
 
@@ -119,12 +121,48 @@ class Fsmn(nn.Module):
         return functional.conv1d(padded, self.weight, groups=len(self.weight)).transpose(1, 2) + v
 
 
+def attend_fused(qkv: Tensor, keys: Tensor | None) -> Tensor:
+    """Softmax(q k^T / sqrt(width)) v in one operation, in the dtype of what comes.
+
+    Args:
+        qkv: [items, rows, 3, heads, width], queries, keys and values.
+        keys: bool [items, 1, 1, rows], the rows that are real; None: all.
+
+    Returns:
+        [items, rows, heads, width].
+    """
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=keys).transpose(1, 2)
+
+
+def attend_in_bf16(qkv: Tensor, keys: Tensor | None) -> Tensor:
+    """As `attend_fused`, with both products in bf16 -> float32: faster on a CPU that has them.
+
+    A few queries at a time, so that memory grows with the rows and not with their square. No block is shorter than the others:
+    oneDNN compiles for each shape, and keeps few.
+    """
+    items, rows, _, heads, width = qkv.shape
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).to(torch.bfloat16, memory_format=torch.contiguous_format).contiguous().flatten(1, 2)
+    block = -(-rows // -(-rows // QUERIES_AT_ONCE))
+    scores = q.new_empty(items * heads, block, rows)
+    attended = torch.empty(items, rows, heads, width)
+    for first in range(0, rows, block):
+        first = min(first, rows - block)  # the last block may do some queries again
+        torch.baddbmm(scores, q[:, first : first + block], k.transpose(1, 2), beta=0, alpha=width**-0.5, out=scores)
+        if keys is not None:
+            scores.view(items, heads, block, rows).masked_fill_(~keys, -math.inf)
+        values = torch.bmm(scores.softmax(dim=-1), v).view(items, heads, block, width)
+        attended[:, first : first + block] = values.transpose(1, 2)
+    return attended
+
+
 class SelfAttention(nn.Module):
     """Scaled dot-product attention plus the memory of its values."""
 
     def __init__(self, in_size: int, config: EncoderConfig) -> None:
         super().__init__()
         self.heads = config.attention_heads
+        self.in_bf16 = False  # see `load_network`
         self.linear_q_k_v = Linear(in_size, 3 * config.output_size)
         self.linear_out = Linear(config.output_size, config.output_size)
         self.fsmn_block = Fsmn(config.output_size, config)
@@ -132,14 +170,14 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, padding: Padding | None) -> Tensor:
         """[items, rows, in_size] -> [items, rows, size]."""
         items, rows, _ = x.shape
-        q, k, v = self.linear_q_k_v(x).chunk(3, dim=-1)
+        qkv: Tensor = self.linear_q_k_v(x)
+        attend = attend_in_bf16 if self.in_bf16 else attend_fused
+        attended = attend(qkv.view(items, rows, 3, self.heads, -1), None if padding is None else padding.keys)
+        v = qkv.chunk(3, dim=-1)[2]
         if padding is not None:
             v = v * padding.rows.to(v.dtype)
-        q_h, k_h, v_h = (part.view(items, rows, self.heads, -1).transpose(1, 2) for part in (q, k, v))
-        mask = None if padding is None else padding.keys
-        attended = functional.scaled_dot_product_attention(q_h, k_h, v_h, attn_mask=mask)
         memory: Tensor = self.fsmn_block(v)
-        return memory.add_(self.linear_out(attended.transpose(1, 2).reshape(items, rows, -1)))
+        return memory.add_(self.linear_out(attended.reshape(items, rows, -1)))
 
 
 class FeedForward(nn.Module):
@@ -266,7 +304,7 @@ class Int8Linear(nn.Module):
     """
 
     def __init__(self, linear: Linear, nonnegative: bool) -> None:
-        """`nonnegative`: what comes in has passed a ReLU, which saves two passes over it."""
+        """`nonnegative`: what comes in has passed a ReLU, which saves a pass over it."""
         super().__init__()
         self.nonnegative = nonnegative
         self.bias = linear.bias.detach().clone()
@@ -278,30 +316,40 @@ class Int8Linear(nn.Module):
         for part, of, by in zip(*(whole.split(ROWS_QUANTIZED) for whole in (weight, linear.weight, inverse)), strict=True):
             part.copy_((of * by).round_())
         self.packed = torch.ops.onednn.qlinear_prepack(weight, None)
+        self.weight_scale.div_(INT8_MAX)  # the activations' part of it, beside the largest of each row
+        self.zero = 0 if nonnegative else SIGN_BIT  # oneDNN is fast on unsigned activations only
+        self.rounder = torch.full((linear.weight.shape[1],), ROUNDER + self.zero)
         self.weight_zero = torch.zeros(len(self.bias), dtype=torch.int64)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        largest = (rows if self.nonnegative else rows.abs()).amax(dim=1, keepdim=True).clamp_min_(SMALLEST)
-        # oneDNN is fast on unsigned activations only, and torch converts floats to int8 six times as fast as to uint8.
-        quantized = (rows * (INT8_MAX / largest)).round_().to(torch.int8).view(torch.uint8)
-        zero = 0
-        if not self.nonnegative:
-            quantized, zero = quantized.bitwise_xor_(SIGN_BIT), SIGN_BIT
+        largest = (rows if self.nonnegative else rows.abs()).amax(dim=1, keepdim=True)
+        # To the nearest integer and into its lowest byte in one pass; see ROUNDER. Of a row of zeros any byte will do: its
+        # product is multiplied by zero.
+        quantized = torch.addcdiv(self.rounder, rows, largest, value=INT8_MAX).view(torch.int32).to(torch.uint8)
+        weights = (self.packed, self.weight_scale, self.weight_zero)
         product = torch.ops.onednn.qlinear_pointwise(
-            quantized, 1.0, zero, self.packed, self.weight_scale, self.weight_zero, None, 1.0, 0, torch.float32, "none", [], ""
+            quantized, 1.0, self.zero, *weights, None, 1.0, 0, torch.float32, "none", [], ""
         )
-        return torch.addcmul(self.bias, product, largest.div_(INT8_MAX), out=product).view(*x.shape[:-1], len(self.bias))
+        return torch.addcmul(self.bias, product, largest, out=product).view(*x.shape[:-1], len(self.bias))
 
 
 def int8_is_fast() -> bool:
     """Whether this CPU multiplies 8-bit integers without losing any (VNNI), which is also where it gains."""
+    return bool({"avx512_vnni", "avx_vnni"} & _cpu_flags())
+
+
+def bf16_is_fast() -> bool:
+    """Whether this CPU multiplies bf16 itself; others take longer for it than for fp32."""
+    return bool({"avx512_bf16", "amx_bf16"} & _cpu_flags())
+
+
+def _cpu_flags() -> set[str]:
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as cpuinfo:
-            flags = next((line.split() for line in cpuinfo if line.startswith("flags")), [])
+            return set(next((line for line in cpuinfo if line.startswith("flags")), "").split())
     except OSError:
-        return False
-    return bool({"avx512_vnni", "avx_vnni"} & set(flags))
+        return set()
 
 
 def choose_precision(asked: str, device: torch.device) -> str:
@@ -349,6 +397,10 @@ def load_network(weights: Path, config: EncoderConfig, precision: str, device: t
     as_it_is = all(tensor.dtype == torch.float32 for tensor in state.values())
     if precision != "fp32" or device.type != "cpu" or not as_it_is:
         _convert(network, precision, device)
+    in_bf16 = device.type == "cpu" and precision in ("bf16", "int8") and bf16_is_fast()
+    for layer in network.modules():
+        if isinstance(layer, SelfAttention):
+            layer.in_bf16 = in_bf16
     return network
 
 
