@@ -1,4 +1,4 @@
-"""One recogniser in a process of its own: load it, time it, print one JSON line. Started by bench/recognition.py.
+"""One recogniser in a process of its own: load it, time it, print lines of JSON. Started by bench/recognition.py.
 
 Runs under steadyvoice's own interpreter for ours and under the peers' (bench/peers.txt) for the others. What a contender needs
 is imported when it is made, so that nobody waits for another's imports and nobody's memory holds them.
@@ -187,24 +187,30 @@ def tune(name: str, options: argparse.Namespace) -> Row:
     return {"batch": min(times, key=times.__getitem__), "seconds": times}
 
 
-def measure(name: str, options: argparse.Namespace) -> Row:
-    """The row of one contender in one round; seconds, milliseconds, MB of 1e6 bytes."""
+def measure(name: str, options: argparse.Namespace) -> Iterator[Row]:
+    """One contender: at once what its start took, then a turn for each line on stdin; seconds, milliseconds, MB of 1e6 bytes.
+
+    A line "turn" asks for latency and throughput, "tokens" for the tokens of the segments that are compared. Contenders that stay
+    loaded take turns within minutes, and what else the machine does then falls on all of them.
+    """
     (first,) = clips(1, seed=0)
     contender = make(name, options)
     contender.run([first])
-    row: Row = {"first_transcript_s": time.monotonic() - options.began}
-    calls = [timed(contender, [first], 1) for _ in range(LATENCY_CALLS)]
-    row["latency_ms"] = statistics.median(calls) * 1_000
-    amount = AMOUNTS[options.device][options.amount]
-    pieces = work(amount)
-    busy = time.process_time()
-    seconds = timed(contender, pieces, options.batch)
-    row["audio_s_per_s"] = seconds_of(pieces) / seconds
-    row["cores_busy"] = (time.process_time() - busy) / seconds
-    row |= peaks(options.device)
-    if options.tokens:
-        row["tokens"] = [contender.tokens(clip) for clip in compared(options)]
-    return row
+    yield {"first_transcript_s": time.monotonic() - options.began}
+    pieces = work(AMOUNTS[options.device][options.amount])
+    for line in sys.stdin:
+        if line.strip() == "tokens":
+            yield {"tokens": [contender.tokens(clip) for clip in compared(options)]}
+            continue
+        calls = [timed(contender, [first], 1) for _ in range(LATENCY_CALLS)]
+        busy = time.process_time()
+        seconds = timed(contender, pieces, options.batch)
+        yield {
+            "latency_ms": statistics.median(calls) * 1_000,
+            "audio_s_per_s": seconds_of(pieces) / seconds,
+            "cores_busy": (time.process_time() - busy) / seconds,
+            **peaks(options.device),
+        }
 
 
 def compared(options: argparse.Namespace) -> list[FloatArray]:
@@ -328,14 +334,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--amount", default="full")
     parser.add_argument("--batch", type=int, default=1, help="clips handed over at once; 0: all")
-    parser.add_argument("--tokens", action="store_true", help="also give the tokens of the segments that are compared")
     parser.add_argument("--precisions", default="fp32", help="for matmul")
     parser.add_argument("--size", type=int, default=512, help="of the encoder, for matmul")
     parser.add_argument("--units", type=int, default=2_048, help="of its feed-forward layers, for matmul")
     options = parser.parse_args()
     task, _, name = options.task.partition(":")
-    tasks = {"measure": measure, "tune": tune, "sweep": sweep, "reference": reference, "matmul": matmul}
-    print("\n" + json.dumps(tasks[task](name, options)))
+    once = {"tune": tune, "sweep": sweep, "reference": reference, "matmul": matmul}
+    for row in measure(name, options) if task == "measure" else [once[task](name, options)]:
+        print("\n" + json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

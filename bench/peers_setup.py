@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 from steadyvoice.worker.recognizers.sensevoice_encoder import choose_precision  # noqa: E402
 
 PARTS = ("ours", "funasr", "sherpa", "servers", "hour", "equality", "sweep")
-ROUNDS = {"full": 3, "quick": 1}
+ROUNDS = {"full": 5, "quick": 1}
 PRECISIONS = {"cpu": ("fp32", "bf16", "int8"), "cuda": ("fp32", "bf16", "fp16")}
 CACHE = ROOT / "build" / "bench"
 RELEASED = ROOT / "cache_hub" / "SenseVoiceSmall"
@@ -96,12 +96,10 @@ class Setup:
         return self.peers
 
     def contenders(self) -> list[str]:
-        names = {
-            "ours": [f"ours-{precision}" for precision in PRECISIONS[self.device]],
-            "funasr": ["funasr-default", "funasr-best"],
-            "sherpa": ["sherpa-fp32", "sherpa-int8"],
-        }
-        return [name for part, those in names.items() if part in self.parts for name in those]
+        """In the order of their turns: those that are compared with each other follow each other."""
+        ours = [f"ours-{precision}" for precision in PRECISIONS[self.device]]
+        names = [*ours[:-1], "sherpa-fp32", "sherpa-int8", ours[-1], "funasr-best", "funasr-default"]
+        return [name for name in names if name.split("-")[0] in self.parts]
 
 
 def prepare(options: argparse.Namespace) -> Setup:

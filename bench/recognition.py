@@ -1,7 +1,7 @@
 """SenseVoiceSmall on the same weights, speech and cores: ours against FunASR, sherpa-onnx and funasr-server.
 
-Every contender runs in a process of its own, one after another, in rounds (A B C, A B C), so that a noisy machine is noisy for
-all; a figure is the median of its rounds. Prints a table and one JSON line. `make bench-recognition`.
+Every contender has a process of its own. The engines are loaded one after another, stay, and take turns (A B C, A B C), so that
+a noisy machine is noisy for all; a figure is the median of its turns. Prints a table and one JSON line. `make bench-recognition`.
 
 Weights are the downloaded ones, those of `--release`, or random ones at full size: these say nothing of words, and everything of
 speed, memory and equality. What cannot be had here is named as not measured and has no ratio.
@@ -16,8 +16,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
+from tempfile import TemporaryFile
+from threading import Timer
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -28,6 +30,7 @@ from httpx import HTTPError
 from peers_report import machine, print_report, ratios_of, rounded
 from peers_setup import PARTS, PRECISIONS, ROOT, NotAvailable, Setup, last_line, prepare, say
 
+STARTS = {"full": 2, "quick": 1}  # of each engine; the last stays for its turns
 SERVER_ROUNDS = {"full": 2, "quick": 1}
 EQUAL_SEGMENTS = {"full": 200, "quick": 12}
 HOUR_MINUTES = {"full": 60.0, "quick": 10.0}
@@ -41,20 +44,62 @@ Row = dict[str, Any]
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def run(setup: Setup, python: Path | str, task: str, **arguments: Any) -> Row:
-    """One process of bench/peers_engines.py -> its JSON, or the problem that it died of."""
+def command_of(setup: Setup, python: Path | str, task: str, **arguments: Any) -> list[str]:
+    """A process of bench/peers_engines.py, as if it were started now."""
     say(task)
     command: list[Any] = [python, ROOT / "bench" / "peers_engines.py", task, "--release", setup.release.folder]
     command += ["--device", setup.device, "--amount", setup.amount, "--onnx", setup.onnx or ""]
     for name, value in arguments.items():
-        command += [f"--{name}"] if value is True else [f"--{name}", str(value)]
-    return spawned([*command, "--began", time.monotonic()])
+        command += [f"--{name}", value]
+    return [str(part) for part in [*command, "--began", time.monotonic()]]
 
 
-def spawned(command: Sequence[Any]) -> Row:
+def run(setup: Setup, python: Path | str, task: str, **arguments: Any) -> Row:
+    """One process of bench/peers_engines.py -> its JSON, or the problem that it died of."""
+    return spawned(command_of(setup, python, task, **arguments))
+
+
+class Engine:
+    """A contender in a process of its own that measures when it is asked. Constructing it waits for its first transcript."""
+
+    def __init__(self, setup: Setup, name: str, batch: int) -> None:
+        self._errors = TemporaryFile("w+")  # noqa: SIM115  `close` closes it
+        command = command_of(setup, setup.python_of(name), f"measure:{name}", batch=batch)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True)
+        self.start = self._answer()
+
+    def ask(self, what: str) -> Row:
+        """See `measure` in bench/peers_engines.py; or the problem that the process died of."""
+        assert self._process.stdin is not None
+        try:
+            print(what, file=self._process.stdin, flush=True)
+        except OSError:
+            pass  # it is gone: the answer says why
+        return self._answer()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+    def _answer(self) -> Row:
+        assert self._process.stdout is not None
+        late = Timer(TIMEOUT_S, self._process.kill)
+        late.start()
+        try:
+            found = next((json.loads(line) for line in self._process.stdout if line.startswith("{")), None)
+        finally:
+            late.cancel()
+        if found is None:
+            self._errors.seek(0)
+            return {"problem": last_line(self._errors.read())}
+        return dict(found)
+
+
+def spawned(command: Sequence[str]) -> Row:
     """The JSON on a process's last line."""
     try:
-        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=TIMEOUT_S)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
         return {"problem": f"took more than {TIMEOUT_S} s"}
     if done.returncode:
@@ -66,23 +111,38 @@ def spawned(command: Sequence[Any]) -> Row:
 def measure_engines(setup: Setup) -> list[Row]:
     """A row for each contender, and what the machine's matrix products reach."""
     names = setup.contenders()
-    present = {name: setup.python_of(name) for name in names if part_of(name) not in setup.missing}
+    present = [name for name in names if part_of(name) not in setup.missing]
     batches = {name: batch_of(setup, name) for name in present}
     reference = reference_tokens(setup) if present else None
     rounds: dict[str, list[Row]] = {name: [] for name in (*present, "matmul")}
-    for number in range(setup.rounds):
-        rounds["matmul"].append(measure_matmul(setup))
-        for name, python in present.items():
-            first = {"tokens": True} if number == 0 and reference else {}
-            rounds[name].append(run(setup, python, f"measure:{name}", batch=batches[name], **first))
+    starts: dict[str, list[Row]] = {name: [] for name in present}
+    tokens: dict[str, Row] = {}
+    for _ in range(STARTS[setup.amount] - 1):
+        for name in present:
+            engine = Engine(setup, name, batches[name])
+            starts[name].append(engine.start)
+            engine.close()
+    with ExitStack() as stack:
+        engines: dict[str, Engine] = {}
+        for name in present:
+            engines[name] = Engine(setup, name, batches[name])
+            stack.callback(engines[name].close)
+            starts[name].append(engines[name].start)
+        for turn in range(setup.rounds):
+            say(f"turn {turn + 1} of {setup.rounds}")
+            rounds["matmul"].append(measure_matmul(setup))
+            for name, engine in engines.items():
+                rounds[name].append(engine.ask("turn"))
+        if reference:
+            tokens = {name: engine.ask("tokens") for name, engine in engines.items()}
     rates = best_rates(rounds.pop("matmul"))
     rows: list[Row] = []
     for name in names:
         if name in present:
-            row = median_of(rounds[name]) | {"batch": batches[name]}
-            tokens = rounds[name][0].get("tokens")
-            if reference and tokens:
-                row["agreement"] = agreement(reference, tokens, SHERPA_HIDDEN if part_of(name) == "sherpa" else 0)
+            row = median_of(starts[name]) | median_of(rounds[name]) | {"batch": batches[name]}
+            if reference and "tokens" in tokens[name]:
+                hidden = SHERPA_HIDDEN if part_of(name) == "sherpa" else 0
+                row["agreement"] = agreement(reference, tokens[name]["tokens"], hidden)
             row |= roofline(setup, row, rates.get(precision_of(name)))
         else:
             row = {"problem": setup.missing[part_of(name)]}
@@ -150,7 +210,7 @@ def median_of(rounds: Sequence[Row]) -> Row:
     for row in rounds:
         if "problem" in row:
             return {"problem": row["problem"]}
-    merged: Row = {name: statistics.median(row[name] for row in rounds) for name, value in rounds[0].items() if name != "tokens"}
+    merged: Row = {name: statistics.median(row[name] for row in rounds) for name in rounds[0]}
     for name in [name for name in merged if name.startswith("audio_s_per_s")]:
         merged[f"{name}_rounds"] = [row[name] for row in rounds]
     return merged
@@ -224,7 +284,10 @@ def guarded(
 def measure_equality(setup: Setup) -> Row:
     count = EQUAL_SEGMENTS[setup.amount]
     say(f"equality on {count} segments")
-    return {"what": "equality", **spawned([sys.executable, ROOT / "bench" / "peers_equality.py", setup.release.folder, count])}
+    return {
+        "what": "equality",
+        **spawned([sys.executable, *map(str, (ROOT / "bench" / "peers_equality.py", setup.release.folder, count))]),
+    }
 
 
 def main() -> None:
@@ -234,7 +297,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="little audio, one round: to see that everything works")
     parser.add_argument("--only", help=f"some of {', '.join(PARTS)}; otherwise all, the sweep on a GPU only")
     parser.add_argument("--sweep", action="store_true", help="the sweep of batch sizes on a CPU too")
-    parser.add_argument("--rounds", type=int, help="of the engines; otherwise 3, quick 1")
+    parser.add_argument("--rounds", type=int, help="turns of the engines; otherwise 5, quick 1")
     parser.add_argument("--hour-minutes", type=float, help="length of the long request; otherwise 60, quick 10")
     parser.add_argument("--peers", type=Path, help="an interpreter that has bench/peers.txt; otherwise .venv-peers is made")
     options = parser.parse_args()
