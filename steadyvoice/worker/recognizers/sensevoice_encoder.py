@@ -142,7 +142,8 @@ def attend_in_bf16(qkv: Tensor, keys: Tensor | None) -> Tensor:
     oneDNN compiles for each shape, and keeps few.
     """
     items, rows, _, heads, width = qkv.shape
-    q, k, v = qkv.permute(2, 0, 3, 1, 4).to(torch.bfloat16, memory_format=torch.contiguous_format).contiguous().flatten(1, 2)
+    by_heads = qkv.permute(2, 0, 3, 1, 4).to(torch.bfloat16, memory_format=torch.contiguous_format)
+    q, k, v = by_heads.contiguous().flatten(1, 2)  # what is bf16 already would still lie as it came
     block = -(-rows // -(-rows // QUERIES_AT_ONCE))
     scores = q.new_empty(items * heads, block, rows)
     attended = torch.empty(items, rows, heads, width)
