@@ -73,7 +73,9 @@ class SharedDevice:
         if self._folder is None or not before:
             return False
         try:
-            (self._folder / NOTE).write_text(self._me, encoding="ascii")
+            note = self._folder / f"{NOTE}.{self._me}"
+            note.write_text(self._me, encoding="ascii")
+            note.replace(self._folder / NOTE)  # whole from the first: seen empty and then written, it would be heard twice
         except OSError as error:
             self._alone(error)
             return False
