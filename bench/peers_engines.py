@@ -263,7 +263,8 @@ def product_s(rows: int, width: int, out: int, precision: str, device: str) -> f
     """Seconds of one product, the fastest of many."""
     import torch
 
-    from steadyvoice.worker.recognizers.sensevoice_encoder import DTYPES, SIGN_BIT, Int8Linear, Linear
+    from steadyvoice.worker.recognizers.sensevoice_encoder import Linear
+    from steadyvoice.worker.recognizers.sensevoice_weights import DTYPES, SIGN_BIT, Int8Linear
 
     if precision == "int8":
         layer = Linear(width, out)

@@ -140,6 +140,7 @@ def measure_engines(setup: Setup) -> list[Row]:
     for name in names:
         if name in present:
             row = median_of(starts[name]) | median_of(rounds[name]) | {"batch": batches[name]}
+            row |= {figure: value for figure, value in rounds[name][-1].items() if figure.startswith("peak_")}  # over all turns
             if reference and "tokens" in tokens[name]:
                 hidden = SHERPA_HIDDEN if part_of(name) == "sherpa" else 0
                 row["agreement"] = agreement(reference, tokens[name]["tokens"], hidden)

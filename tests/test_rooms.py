@@ -36,6 +36,7 @@ PACKAGES = {
     "worker.recognizers.pocketsphinx": {"numpy", "pocketsphinx"},
     "worker.recognizers.sensevoice": {"numpy", "torch", "sentencepiece", "yaml"},
     "worker.recognizers.sensevoice_encoder": {"torch"},
+    "worker.recognizers.sensevoice_weights": {"torch"},
     "worker.recognizers.filterbank": {"torch"},
     "worker.recognizers.funasr_automodel": {"numpy", "torch", "funasr"},
     "worker.synthesizers.espeak": {"numpy", "espeakng_loader"},

@@ -37,7 +37,7 @@ RECYCLE_BUDGETS, RECYCLE_SLACK = 2.0, 256_000_000  # over the model and so many 
 LIMIT_SLACK = 1.05  # and over what is allowed by so much, in any case
 NOTHING = 1e-6  # of the largest point: a term that adds no more is none
 EXACT = NOTHING**2  # of the squares that are fitted: a smaller rest is rounding
-VERSION = 2  # of the file's contents
+VERSION = 3  # one more when the file's contents mean something else, or a network of ours takes other memory than before
 
 Cost = tuple[float, float, float]  # fixed, linear, quadratic
 Point = tuple[int, float, int]  # items, longest in seconds, bytes

@@ -20,7 +20,8 @@ from sentencepiece import SentencePieceProcessor
 
 from steadyvoice.protocol import ItemError, Items, ModelInfo, Outcome, Payload, Recognition, RecognizeItem, Word
 from steadyvoice.worker.recognizers.filterbank import FilterBank, FilterBankConfig, read_mvn
-from steadyvoice.worker.recognizers.sensevoice_encoder import QUERIES, EncoderConfig, choose_precision, load_network
+from steadyvoice.worker.recognizers.sensevoice_encoder import QUERIES, EncoderConfig
+from steadyvoice.worker.recognizers.sensevoice_weights import choose_precision, load_network
 from steadyvoice.worker.recognizers.tags import emotion_of, events_of, language_of
 
 log = logging.getLogger("steadyvoice.worker")
