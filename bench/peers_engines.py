@@ -269,7 +269,7 @@ def product_s(rows: int, width: int, out: int, precision: str, device: str) -> f
     if precision == "int8":
         layer = Linear(width, out)
         torch.nn.init.normal_(layer.weight)
-        packed = Int8Linear(layer, nonnegative=False)
+        packed = Int8Linear(layer, after_relu=False)
         x = torch.randint(0, 255, (rows, width), dtype=torch.uint8)
         scales = (packed.packed, packed.weight_scale, packed.weight_zero)
 

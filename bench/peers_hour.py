@@ -2,8 +2,8 @@
 
 Memory is the resident set of the app and its worker, sampled 20 times a second: the peak during the hour over the peak during one
 minute, less the decoded samples that the hour has more (64 kB a second), which any answer has to hold. It is compared with the
-first minute that a fresh server hears, and with the highest of many minutes one after another: what grows there as well grows
-with use and not with the length of a request.
+first minute that a fresh server hears, and with the highest of the hour's own minutes given one after another: what grows there
+as well grows with use and not with the length of a request.
 
 What it says is compared twice, segment by segment, and nothing is forgiven:
 
@@ -35,7 +35,7 @@ from steadyvoice.protocol import RecognizeItem
 from steadyvoice.worker.recognizers.sensevoice import SenseVoiceRecognizer
 
 SAMPLES_PER_S = 20
-MINUTES = 20  # of one minute each, before the long one
+MINUTE = 60 * RATE  # samples
 PIECES = 10
 FRAME = 512  # samples, of the speech detector
 BYTES_PER_S = 4 * RATE  # decoded
@@ -75,10 +75,10 @@ def measure(server: Server, release: Path, minutes: float) -> Row:
     transcribe(server, wav_bytes(speech(60, seed=20)))  # loads the model
     with watched(server) as in_a_minute:
         transcribe(server, wav_bytes(speech(60, seed=21)))
-    with watched(server) as in_minutes:
-        for number in range(MINUTES):
-            transcribe(server, wav_bytes(speech(60, seed=100 + number)))
     samples = speech(60 * minutes, seed=22)
+    with watched(server) as in_minutes:
+        for first in range(0, len(samples), MINUTE):
+            segments_of(server, wav_bytes(samples[first : first + MINUTE]))
     upload = wav_bytes(samples)
     began = time.perf_counter()
     with watched(server) as in_the_whole:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from peers_engines import CORES
-from peers_hour import MINUTES, PIECES
+from peers_hour import PIECES
 from peers_servers import CALLERS
 from peers_setup import Setup
 from peers_speech import AMOUNTS, seconds_of, work
@@ -126,7 +126,7 @@ def tell_hour(row: Row) -> str:
         f"{row['minutes']:g} minutes in one request at {row['audio_s_per_s']:.1f} times real time; peak RSS of app and worker "
         f"{row['peak_mb']:.0f} MB against {row['peak_minute_mb']:.0f} MB for one minute: {row['beyond_audio_mb']:.0f} MB more "
         f"beyond the {row['more_audio_mb']:.0f} MB of decoded audio; {row['beyond_minutes_mb']:.0f} MB more than the "
-        f"{row['peak_minutes_mb']:.0f} MB that one minute at a time comes to in {MINUTES} of them.\n"
+        f"{row['peak_minutes_mb']:.0f} MB that its own minutes come to, one at a time.\n"
         f"Of its {row['segments']} segments {row['equal_alone']} say what the recogniser says on their samples alone.\n"
         f"In {PIECES} pieces the detector finds {row['speech_in_both']:.2%} of the same speech; {row['equal_times']} segments "
         f"begin and end at the same samples, and {row['equal_in_pieces']} of these have the same text."

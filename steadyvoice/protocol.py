@@ -115,7 +115,7 @@ def decode(frame: bytes) -> Message:
 # ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # an hour has tens of thousands
 class Word:
     """One word with its place in the segment, in seconds from the segment's start."""
 

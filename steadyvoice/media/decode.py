@@ -124,7 +124,7 @@ def _collect(blocks: Iterator[Block], limits: DecodeLimits, rate: int) -> NDArra
 class _Growing:
     """Samples that are added to. Memory grows in place, so that an hour is never there twice, as it would be when joined."""
 
-    STEP = 4_000_000  # samples: 16 MB
+    STEP = 1_000_000  # samples, 4 MB: what is too much is filled with zeros, and is then memory like any other
 
     def __init__(self) -> None:
         self._samples = np.empty(0, np.float32)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,12 +22,13 @@ from numpy.typing import NDArray
 
 from steadyvoice.catalogue import RECOGNITION_LANGUAGES, TOKENS_PER_SECOND
 from steadyvoice.engine.scheduler import ServiceClass
-from steadyvoice.engine.tickets import Answer, JobHandle, Task
+from steadyvoice.engine.tickets import JobHandle, Task
 from steadyvoice.errors import InvalidInput, TooLarge
 from steadyvoice.media.decode import SAMPLE_RATE, DecodeLimits, decode
 from steadyvoice.media.rich_text import RichSegment, funasr_rich_text, join_text, rich_text
 from steadyvoice.media.segment import SegmentOptions, Span, segment
 from steadyvoice.media.subtitles import Cue, cues_of, to_srt, to_vtt
+from steadyvoice.media.words import WORD_BYTES, PackedWords
 from steadyvoice.protocol import Recognition, RecognizeItem, Word
 from steadyvoice.serving.postprocess import ResultCache
 from steadyvoice.serving.service import Service
@@ -70,7 +72,7 @@ class TranscriptSegment:
     language: str
     emotion: str | None
     events: tuple[str, ...]
-    words: tuple[Word, ...]
+    words: PackedWords
 
 
 @dataclass(frozen=True)
@@ -174,23 +176,26 @@ class Transcriber:
         del samples  # the engine holds what it needs
         service.memory.step("queue")
         segments: list[TranscriptSegment] = []
-        answers: list[Answer] = []
+        queue_s, inference_s = math.inf, 0.0
+        # What has been read is let go: of an hour, answers take more than the transcript that is made of them.
+        tickets, job = deque(job.tickets), replace(job, tickets=())
         try:
-            for index, (span, ticket) in enumerate(zip(spans, job.tickets, strict=True)):
-                wrapped = asyncio.wrap_future(ticket)
+            for index, span in enumerate(spans):
+                wrapped = asyncio.wrap_future(tickets.popleft())
                 wrapped.add_done_callback(_heed)
                 while True:
                     place = service.engine.place(job)
                     yield Progress("waiting" if place else "recognizing", place, index, len(spans))
                     if (await asyncio.wait({wrapped}, timeout=PROGRESS_S))[0]:
                         break
-                answers.append(wrapped.result())
-                segments.append(_to_segment(index, span, Recognition.from_payload(answers[-1].payload)))
+                answer = wrapped.result()
+                queue_s, inference_s = min(queue_s, answer.queue_s), inference_s + answer.inference_s
+                segments.append(_to_segment(index, span, Recognition.from_payload(answer.payload)))
                 yield segments[-1]
         finally:
             service.engine.cancel(job)  # does nothing to a job that is over
         yield Progress("finishing", 0, len(spans), len(spans))
-        finish = partial(self._finish, tuple(segments), duration, answers)
+        finish = partial(self._finish, tuple(segments), duration, queue_s if segments else 0.0, inference_s)
         transcript = await asyncio.wrap_future(service.post.submit(finish))
         self._cache.put(key, transcript)
         service.memory.step("post-process")
@@ -239,10 +244,10 @@ class Transcriber:
         ]
         return self.service.submit(tasks, caller, options.service_class, spent_s=time.monotonic() - began)
 
-    def _finish(self, segments: tuple[TranscriptSegment, ...], duration: float, answers: Sequence[Answer]) -> Transcript:
+    def _finish(self, segments: tuple[TranscriptSegment, ...], duration: float, queue_s: float, inference_s: float) -> Transcript:
         """Off the hot path: join the text, make the views."""
         metrics = self.service.metrics
-        cues = [cue for s in segments for cue in cues_of(Cue(s.start, s.end, s.text), s.words)]
+        cues = [cue for s in segments for cue in cues_of(Cue(s.start, s.end, s.text), tuple(s.words))]
         rich = [RichSegment(s.text, s.language, s.emotion, s.events) for s in segments]
         languages = Counter(s.language for s in segments if s.language not in NO_LANGUAGE)
         emotions = Counter(s.emotion for s in segments if s.emotion and s.emotion != UNKNOWN_EMOTION)
@@ -259,8 +264,8 @@ class Transcriber:
             vtt=to_vtt(cues),
             engine=self.service.card.name,
             revision=self.service.revision,
-            queue_s=min((a.queue_s for a in answers), default=0.0),
-            inference_s=sum(a.inference_s for a in answers),
+            queue_s=queue_s,
+            inference_s=inference_s,
         )
         metrics.queue_seconds.observe(transcript.queue_s)
         metrics.inference_seconds.observe(transcript.inference_s)
@@ -284,7 +289,7 @@ def _heed(future: asyncio.Future[Any]) -> None:
 
 
 def _to_segment(index: int, span: Span, recognition: Recognition) -> TranscriptSegment:
-    words = tuple(
+    words = PackedWords.of(
         Word(word.text, round(span.start_s + word.start, 3), round(span.start_s + word.end, 3)) for word in recognition.words
     )
     return TranscriptSegment(
@@ -319,4 +324,4 @@ def _size_of(transcript: Transcript) -> int:
         *(s.text for s in transcript.segments),
     )
     words = sum(len(s.words) for s in transcript.segments)
-    return 1_000 + 4 * sum(map(len, texts)) + 500 * len(transcript.segments) + 200 * words
+    return 1_000 + 4 * sum(map(len, texts)) + 1_000 * len(transcript.segments) + WORD_BYTES * words

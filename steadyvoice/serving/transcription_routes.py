@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from fastapi import FastAPI, Request
@@ -179,8 +179,7 @@ def verbose(transcript: Transcript, granularities: frozenset[str] = frozenset())
 
 
 def segment_fields(segment: TranscriptSegment) -> dict[str, Any]:
-    fields = asdict(segment)
-    del fields["words"]
+    fields = {name: value for name, value in vars(segment).items() if name != "words"}
     return fields | {"events": list(segment.events), "seek": int(segment.start * 100)}
 
 

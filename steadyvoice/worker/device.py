@@ -77,9 +77,12 @@ class Device:
             torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total))
 
     def after_batch(self) -> None:
-        """Give back what the policy says."""
+        """Give back what the policy says. What malloc has over on a CPU goes unless nothing ever shall: a few thousandths of a
+        batch's time, and batches of every shape leave less and less of the heap in one piece."""
         if self._trim == "always" or (self._trim == "pressure" and self._under_pressure()):
             self.trim()
+        elif self._trim == "pressure" and not cuda():
+            _malloc_trim()
 
     def trim(self) -> None:
         """Give back everything that no live object holds."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +18,7 @@ from starlette.testclient import TestClient
 from app_sensevoice import build_app
 from steadyvoice.engine.budget import Budget, CostModel
 from steadyvoice.engine.scheduler import ServiceClass
-from steadyvoice.engine.tickets import JobHandle
+from steadyvoice.engine.tickets import JobHandle, Ticket
 from steadyvoice.engine.worker_handle import WorkerSpec
 from steadyvoice.errors import DeadlineExceeded, InvalidInput, ItemFailed, OutOfMemory, SteadyvoiceError
 from steadyvoice.serving.service import Service
@@ -57,6 +59,32 @@ def test_segments_keep_their_order_their_times_and_what_the_engine_told_of_each(
     assert transcript.segments[1].words[0].start == pytest.approx(starts[1] + 0.1)
     assert transcript.srt.count(" --> ") == transcript.vtt.count(" --> ") == 3
     assert transcript.tokens == round(transcript.duration * 50)
+
+
+def test_an_answer_is_let_go_when_it_has_been_read_and_not_with_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with service("甲/", "乙/", "丙/") as running:
+        tickets: list[weakref.ref[Ticket]] = []
+
+        def submit(*args: Any, **options: Any) -> JobHandle:
+            job = real(*args, **options)
+            tickets.extend(weakref.ref(ticket) for ticket in job.tickets)
+            return job
+
+        async def held() -> list[int]:
+            found = []
+            async for event in transcriber.transcribe(io.BytesIO(THREE_SEGMENTS), transcriber.check(TranscribeOptions()), "test"):
+                if isinstance(event, Progress) and event.stage == "recognizing" and event.done > 1:
+                    await asyncio.to_thread(gc.collect)
+                    found.append(sum(ticket() is not None for ticket in tickets[: event.done - 1]))
+            return found
+
+        real = running.submit
+        monkeypatch.setattr(running, "submit", submit)
+        transcriber = Transcriber(running)
+        found = asyncio.run(held())
+
+    assert found
+    assert not any(found)
 
 
 def test_where_less_fits_the_device_speech_is_cut_shorter_and_nothing_fails(caplog: pytest.LogCaptureFixture) -> None:

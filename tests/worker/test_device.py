@@ -40,6 +40,18 @@ def test_memory_is_given_back_as_the_policy_says(
     assert len(trims) == expected
 
 
+@pytest.mark.parametrize(("policy", "expected"), [("pressure", 1), ("never", 0)])
+def test_on_a_cpu_what_malloc_has_over_goes_after_every_batch(
+    policy: str, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trims: list[int] = []
+    monkeypatch.setattr(module, "_malloc_trim", lambda: trims.append(1))
+
+    Device(policy).after_batch()
+
+    assert len(trims) == expected
+
+
 def test_free_memory_is_no_more_than_the_cgroup_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = {"/proc/meminfo": "MemAvailable:  1000000 kB\n", "/sys/fs/cgroup/memory.max": "5000000\n"}
     texts["/sys/fs/cgroup/memory.current"] = "1000000\n"

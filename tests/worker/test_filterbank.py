@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from steadyvoice.worker.recognizers.filterbank import FilterBank, FilterBankConfig, read_mvn
+from steadyvoice.worker.recognizers.filterbank import FRAMES_AT_ONCE, FilterBank, FilterBankConfig, read_mvn
 from steadyvoice.worker.recognizers.funasr_automodel import FunasrRecognizer
 
 CPU = torch.device("cpu")
@@ -96,6 +96,6 @@ def test_a_large_batch_is_transformed_in_parts_with_the_same_rows(
     items = [noise(8_000, seed) for seed in range(5)]
     whole, _ = filterbank(items)
 
-    monkeypatch.setattr("steadyvoice.worker.recognizers.filterbank.FRAMES_AT_ONCE", 100)
+    monkeypatch.setitem(FRAMES_AT_ONCE, "cpu", 100)
 
     assert torch.equal(filterbank(items)[0], whole)

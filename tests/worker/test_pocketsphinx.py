@@ -105,6 +105,14 @@ def test_too_little_to_hear_a_word_in_is_an_empty_answer(recognizer: Pocketsphin
     assert answer.words == ()
 
 
+def test_what_a_fresh_recognizer_answers_to_silence_is_what_it_answers_later(recognizer: PocketsphinxRecognizer) -> None:
+    silence = np.zeros(4_000, np.float32)
+
+    recognize(recognizer, read(CLIPS[0]))
+
+    assert recognize(PocketsphinxRecognizer(), silence) == recognize(recognizer, silence)
+
+
 def test_samples_beyond_full_scale_do_not_wrap_around(recognizer: PocketsphinxRecognizer) -> None:
     samples = read("austen-0930")
 

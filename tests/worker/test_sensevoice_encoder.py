@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from steadyvoice.engine.worker_handle import WORKER_ENVIRONMENT
 from steadyvoice.worker.recognizers import sensevoice_encoder
 from steadyvoice.worker.recognizers.sensevoice_encoder import EncoderConfig, attend_fused, attend_in_bf16
 from tests.worker.releases import load
 
+ROOT = Path(__file__).resolve().parents[2]
 QUERIES = torch.tensor([[0, 1, 2, 15]])
 
 
@@ -52,6 +57,22 @@ def test_attention_in_bf16_is_within_a_percent_of_the_fused_one(rows: int, dtype
     assert rounded.shape == exact.shape
     assert rounded.dtype == torch.float32
     assert (rounded - exact).norm() < 0.01 * exact.norm()
+
+
+def test_attention_in_bf16_does_not_grow_with_every_length_that_it_sees() -> None:
+    script = (
+        "import torch; from steadyvoice.memory import rss_bytes\n"
+        "from steadyvoice.worker.recognizers.sensevoice_encoder import attend_in_bf16\n"
+        "sizes = []\n"
+        "for rows in range(20, 220):\n"
+        "    attend_in_bf16(torch.randn(4, rows, 3, 4, 128), None)\n"
+        "    sizes.append(rss_bytes())\n"
+        "print(sizes[-1] - sizes[20])"
+    )
+    environment = os.environ | WORKER_ENVIRONMENT
+    done = subprocess.run([sys.executable, "-c", script], env=environment, cwd=ROOT, capture_output=True, check=True, text=True)
+
+    assert int(done.stdout) < 25_000_000
 
 
 def test_attention_in_bf16_hears_nothing_of_the_padding() -> None:

@@ -33,21 +33,21 @@ def test_attention_is_in_bf16_where_the_precision_allows_and_the_cpu_is_fast(
     assert layers
 
 
-@pytest.mark.parametrize("nonnegative", [False, True])
-def test_int8_is_within_a_percent_of_fp32(nonnegative: bool) -> None:
+@pytest.mark.parametrize("after_relu", [False, True])
+def test_int8_is_within_a_percent_of_fp32(after_relu: bool) -> None:
     layer = linear(256, 512)
     x = torch.randn(7, 256)
-    if nonnegative:
+    if after_relu:
         x.relu_()
 
     with torch.inference_mode():
-        exact, rounded = layer(x), Int8Linear(layer, nonnegative)(x)
+        exact, rounded = layer(x), Int8Linear(layer, after_relu)(x)
 
     assert (rounded - exact).norm() < 0.01 * exact.norm()
 
 
 def test_an_int8_row_is_the_same_beside_a_row_a_thousand_times_as_loud() -> None:
-    quantized = Int8Linear(linear(64, 32), nonnegative=False)
+    quantized = Int8Linear(linear(64, 32), after_relu=False)
     x = torch.randn(1, 64)
 
     with torch.inference_mode():
@@ -60,7 +60,7 @@ def test_int8_takes_a_row_of_zeros() -> None:
     layer = linear(64, 32)
 
     with torch.inference_mode():
-        answer = Int8Linear(layer, nonnegative=False)(torch.zeros(2, 64))
+        answer = Int8Linear(layer, after_relu=False)(torch.zeros(2, 64))
 
     torch.testing.assert_close(answer, layer.bias.repeat(2, 1))
 

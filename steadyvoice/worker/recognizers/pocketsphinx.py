@@ -30,6 +30,8 @@ class PocketsphinxRecognizer:
 
     def __init__(self) -> None:
         self._decoder = Decoder(Config(loglevel="FATAL"))
+        # A decoder that never heard a sound hears words in silence, and another one no longer.
+        self._recognize(np.random.default_rng(0).uniform(-1, 1, MIN_SAMPLES).astype(np.float32))
         # Items run one after the other; a few at a time save round trips without keeping other callers waiting.
         self.info = ModelInfo("pocketsphinx", version("pocketsphinx"), max_batch_items=4)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-HEAD_BYTES = {"cpu": 8_000_000, "cuda": 256_000_000}  # of logits alive at once: stays in the cache, fills the device
+HEAD_BYTES = {"cpu": 4_000_000, "cuda": 256_000_000}  # of logits alive at once: stays in the cache, fills the device
 QUERIES_AT_ONCE = 256  # of attention in bf16
 QUERIES = 4  # rows before the frames: language, event, emotion, text normalisation
 

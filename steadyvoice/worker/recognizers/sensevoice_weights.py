@@ -34,10 +34,11 @@ class Int8Linear(nn.Module):
     row alone, and no caller's audio is rounded to suit a neighbour in the batch.
     """
 
-    def __init__(self, linear: Linear, nonnegative: bool) -> None:
-        """`nonnegative`: what comes in has passed a ReLU, which saves a pass over it."""
+    def __init__(self, linear: Linear, after_relu: bool) -> None:
+        """`after_relu`: what comes in is a hidden layer that nobody reads again. It has no negative values, which saves a pass
+        over it, and is overwritten."""
         super().__init__()
-        self.nonnegative = nonnegative
+        self.after_relu = after_relu
         self.bias = linear.bias.detach().clone()
         largest = torch.maximum(linear.weight.amax(dim=1), -linear.weight.amin(dim=1))
         self.weight_scale = largest.clamp_min_(SMALLEST).div_(INT8_MAX)
@@ -48,16 +49,17 @@ class Int8Linear(nn.Module):
             part.copy_((of * by).round_())
         self.packed = torch.ops.onednn.qlinear_prepack(weight, None)
         self.weight_scale.div_(INT8_MAX)  # the activations' part of it, beside the largest of each row
-        self.zero = 0 if nonnegative else SIGN_BIT  # oneDNN is fast on unsigned activations only
+        self.zero = 0 if after_relu else SIGN_BIT  # oneDNN is fast on unsigned activations only
         self.rounder = torch.full((linear.weight.shape[1],), ROUNDER + self.zero)
         self.weight_zero = torch.zeros(len(self.bias), dtype=torch.int64)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        largest = (rows if self.nonnegative else rows.abs()).amax(dim=1, keepdim=True)
+        largest = (rows if self.after_relu else rows.abs()).amax(dim=1, keepdim=True)
         # To the nearest integer and into its lowest byte in one pass; see ROUNDER. Of a row of zeros any byte will do: its
         # product is multiplied by zero.
-        quantized = torch.addcdiv(self.rounder, rows, largest, value=INT8_MAX).view(torch.int32).to(torch.uint8)
+        out = rows if self.after_relu else None
+        quantized = torch.addcdiv(self.rounder, rows, largest, value=INT8_MAX, out=out).view(torch.int32).to(torch.uint8)
         weights = (self.packed, self.weight_scale, self.weight_zero)
         product = torch.ops.onednn.qlinear_pointwise(
             quantized, 1.0, self.zero, *weights, None, 1.0, 0, torch.float32, "none", [], ""
@@ -138,7 +140,7 @@ def _convert(network: nn.Module, precision: str, device: torch.device) -> None:
     def convert(parent: nn.Module, name: str, layer: nn.Module) -> None:
         with torch.inference_mode():  # of this thread
             tensors = list(layer.parameters(recurse=False))
-            setattr(parent, name, _converted(layer, precision, device, nonnegative=name == "w_2"))
+            setattr(parent, name, _converted(layer, precision, device, after_relu=name == "w_2"))
             for tensor in tensors:
                 _release_pages(tensor)
 
@@ -160,10 +162,10 @@ def _read(weights: Path) -> dict[str, Tensor]:
     return dict(state.get("state_dict", state))
 
 
-def _converted(layer: nn.Module, precision: str, device: torch.device, nonnegative: bool) -> nn.Module:
+def _converted(layer: nn.Module, precision: str, device: torch.device, after_relu: bool) -> nn.Module:
     """The layer with its own tensors copied to the device; linear layers in their precision, the rest as their inputs are."""
     if isinstance(layer, Linear) and precision == "int8":
-        return Int8Linear(layer, nonnegative)
+        return Int8Linear(layer, after_relu)
     dtype = DTYPES[precision] if isinstance(layer, (Linear, Fsmn)) else torch.float32
     for name, tensor in layer.named_parameters(recurse=False):
         setattr(layer, name, nn.Parameter(tensor.to(device, dtype, copy=True), requires_grad=False))
