@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
+from numpy.typing import NDArray
 
 from steadyvoice.protocol import FloatArray
 from tests.end_to_end.apps import RunningApp, running
@@ -32,7 +34,10 @@ def asr(digits_release: Path) -> Iterator[RunningApp]:
 def wav(*parts: FloatArray) -> bytes:
     """The parts with pauses before, between and after them."""
     pause = np.zeros(int(PAUSE_S * RATE), np.float32)
-    samples = np.concatenate([pause, *(piece for part in parts for piece in (part, pause))])
+    return pcm_wav(np.concatenate([pause, *(piece for part in parts for piece in (part, pause))]))
+
+
+def pcm_wav(samples: NDArray[Any]) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, samples, RATE, format="WAV", subtype="PCM_16")
     return file.getvalue()
@@ -107,6 +112,26 @@ def test_callers_at_the_same_time_each_get_their_own_language_and_digits(asr: Ru
     assert sum(right) >= 22  # the recogniser is right in 99 of 100 strings
     ideographs = [bool(re.search(r"[零一二三四五六七八九。]", text)) for text in texts]
     assert ideographs == [language == "zh" for _, language, _, _ in asked]
+
+
+def test_minutes_in_one_request_say_what_they_say_in_pieces(asr: RunningApp) -> None:
+    generator = np.random.default_rng(11)
+    strings = [" ".join(generator.choice(list("0123456789"), generator.integers(3, 9))) for _ in range(60)]
+    whole = wav(*(say(digits, ("en", "zh")[number % 2]) for number, digits in enumerate(strings)))
+    samples = soundfile.read(io.BytesIO(whole), dtype="int16")[0]
+
+    segments = post(asr, whole, response_format="verbose_json").json()["segments"]
+    pauses = [(one["end"] + other["start"]) / 2 for one, other in pairwise(segments)][11::12]
+    # The speech detector looks at 512 samples at a time, which begin where an upload begins.
+    cuts = [round(pause * RATE / 512) * 512 for pause in pauses]
+    pieces = [pcm_wav(samples[first:last]) for first, last in pairwise([0, *cuts, len(samples)])]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda piece: post(asr, piece, response_format="verbose_json").json(), pieces))
+
+    assert len(samples) > 180 * RATE
+    assert len(pieces) >= 5
+    assert len(segments) >= 60
+    assert [segment["text"] for segment in segments] == [segment["text"] for answer in answers for segment in answer["segments"]]
 
 
 def test_the_model_is_listed_with_what_it_knows(asr: RunningApp) -> None:
