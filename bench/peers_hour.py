@@ -2,8 +2,8 @@
 
 Memory is the resident set of the app and its worker, sampled 20 times a second: the peak during the hour over the peak during one
 minute, less the decoded samples that the hour has more (64 kB a second), which any answer has to hold. It is compared with the
-first minute that a fresh server hears, and with the highest of the hour's own minutes given one after another: what grows there
-as well grows with use and not with the length of a request.
+second minute that a fresh server hears (the first loads the model), and with the highest of the hour's own minutes given one
+after another: what grows there as well grows with use and not with the length of a request.
 
 What it says is compared twice, segment by segment, and nothing is forgiven:
 

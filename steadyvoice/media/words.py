@@ -1,4 +1,4 @@
-"""The words of a transcript, packed: an hour of speech has tens of thousands, and as objects each takes two hundred bytes."""
+"""The words of a transcript, packed: an hour of speech has tens of thousands, and as objects each takes some 170 bytes."""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ class Device:
     """What the worker measures and gives back. `reserve` bytes of the device are to stay free."""
 
     def __init__(self, trim: str = "pressure", reserve: int = 0) -> None:
-        """`trim`: when cached memory is given back: always (after every batch), pressure, or never."""
+        """`trim`: when cached memory is given back: always (after every batch), pressure (when memory is short; on a CPU what
+        malloc has over after every batch as well), or never."""
         self._trim = trim
         self._reserve = reserve
         self._at_rest = 0
@@ -63,7 +64,7 @@ class Device:
     def used(self) -> int:
         """The most that was held at a time since `start_measuring`, beyond what is held at rest.
 
-        On a CPU that counts what earlier batches left behind: the allocator keeps it for the next one.
+        On a CPU that counts what earlier batches left behind, as far as it was not given back.
         """
         torch = cuda()
         peak = int(torch.cuda.max_memory_allocated()) if torch else peak_rss()
@@ -77,12 +78,11 @@ class Device:
             torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total))
 
     def after_batch(self) -> None:
-        """Give back what the policy says. What malloc has over on a CPU goes unless nothing ever shall: a few thousandths of a
-        batch's time, and batches of every shape leave less and less of the heap in one piece."""
+        """Give back what the policy says."""
         if self._trim == "always" or (self._trim == "pressure" and self._under_pressure()):
             self.trim()
         elif self._trim == "pressure" and not cuda():
-            _malloc_trim()
+            _malloc_trim()  # takes little, and batches of every shape leave the heap in ever smaller pieces
 
     def trim(self) -> None:
         """Give back everything that no live object holds."""

@@ -30,7 +30,7 @@ class PocketsphinxRecognizer:
 
     def __init__(self) -> None:
         self._decoder = Decoder(Config(loglevel="FATAL"))
-        # A decoder that never heard a sound hears words in silence, and another one no longer.
+        # Until a decoder has heard its first sound it makes words of a short silence, and afterwards no longer.
         self._recognize(np.random.default_rng(0).uniform(-1, 1, MIN_SAMPLES).astype(np.float32))
         # Items run one after the other; a few at a time save round trips without keeping other callers waiting.
         self.info = ModelInfo("pocketsphinx", version("pocketsphinx"), max_batch_items=4)
