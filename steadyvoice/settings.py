@@ -89,6 +89,12 @@ class Settings(BaseSettings):
     max_text_chars: int = Field(5_000, ge=1, le=1_000_000, description="longest text to speak")
     max_backlog_s: float = Field(8 * 3_600.0, gt=0, description="audio seconds that may wait in total before 429")
     request_timeout_s: float = Field(3_600.0, gt=0, description="a request that takes longer gets 504")
+    progress_timeout_s: float = Field(
+        30.0,
+        ge=0.1,
+        le=3_600,
+        description="time without progress, while a body is sent or an answer is read, after which a connection is cut",
+    )
     drain_s: float = Field(30.0, ge=0, le=3_600, description="after SIGTERM, how long running requests may take to finish")
     result_cache_mb: float = Field(64.0, ge=0, description="memory for finished transcripts and speech; 0 keeps none")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line in the log")

@@ -75,6 +75,7 @@ def test_each_kind_of_value_is_read_from_the_environment(monkeypatch: pytest.Mon
         ("MAX_TEXT_CHARS", "0", "greater than or equal to 1"),
         ("MAX_BACKLOG_S", "nan", "finite number"),
         ("REQUEST_TIMEOUT_S", "0", "greater than 0"),
+        ("PROGRESS_TIMEOUT_S", "0", "greater than or equal to 0.1"),
         ("DRAIN_S", "-1", "greater than or equal to 0"),
         ("RESULT_CACHE_MB", "-1", "greater than or equal to 0"),
         ("LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
