@@ -18,7 +18,8 @@ from steadyvoice.catalogue import RECOGNITION_LANGUAGES
 from steadyvoice.errors import SteadyvoiceError
 from steadyvoice.media.rich_text import join_text
 from steadyvoice.serving import page as ui
-from steadyvoice.serving.http import close_routes, create_app, new_request_id
+from steadyvoice.serving.http import close_routes, create_app
+from steadyvoice.serving.middleware import new_request_id
 from steadyvoice.serving.run import run_app
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.transcription import (

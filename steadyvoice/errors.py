@@ -1,6 +1,6 @@
 """Every way in which steadyvoice says no, and the HTTP status each one becomes.
 
-Knows nothing of HTTP libraries: `serving/http.py` is the one place that turns these into answers.
+Knows nothing of HTTP libraries: `serving/http_errors.py` is the one place that turns these into answers.
 
     SteadyvoiceError                 500
     ├── InvalidInput                 422  a value outside what is allowed; names the value and the choices

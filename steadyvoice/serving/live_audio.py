@@ -16,7 +16,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from steadyvoice.media.encode import AUDIO_FORMATS, StreamEncoder
 from steadyvoice.protocol import Speech
-from steadyvoice.serving.http import error_response
+from steadyvoice.serving.http_errors import error_response
 from steadyvoice.serving.service import Service
 
 KEPT = 64  # streams at most

@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from steadyvoice.serving.engines import NoEngine
-from steadyvoice.serving.http import request_id_var
+from steadyvoice.serving.middleware import request_id_var
 from steadyvoice.serving.service import Service
 from steadyvoice.settings import Settings, SettingsError, load_settings
 

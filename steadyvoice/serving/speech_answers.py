@@ -17,10 +17,12 @@ from fastapi.responses import Response
 
 from steadyvoice.engine.scheduler import ServiceClass
 from steadyvoice.errors import InvalidInput, SteadyvoiceError
-from steadyvoice.serving.http import HoldingResponse, caller_of, error_of, server_sent, unless_gone
+from steadyvoice.serving.http import caller_of
+from steadyvoice.serving.http_errors import error_of
 from steadyvoice.serving.repeats import Answer, Claim, Repeats
 from steadyvoice.serving.speech_request import SpeakRequest
 from steadyvoice.serving.spoken import Report
+from steadyvoice.serving.streaming import HoldingResponse, server_sent, unless_gone
 from steadyvoice.serving.subtitle_shelf import SubtitleShelf
 from steadyvoice.serving.synthesis import Synthesizer
 

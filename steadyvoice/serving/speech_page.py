@@ -17,8 +17,8 @@ from steadyvoice.media.stretch import MAX_SPEED, MIN_SPEED
 from steadyvoice.media.subtitles import to_srt, to_vtt
 from steadyvoice.media.text import Piece
 from steadyvoice.serving import page as ui
-from steadyvoice.serving.http import new_request_id
 from steadyvoice.serving.live_audio import LiveAudioShelf
+from steadyvoice.serving.middleware import new_request_id
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.speech_panels import EmotionPanel, Values, VoicePanel
 from steadyvoice.serving.speech_request import SpeakOptions, SpeakRequest, sentences

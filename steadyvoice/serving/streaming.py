@@ -1,0 +1,76 @@
+"""Answers that leave in pieces, and callers who hang up meanwhile. Knows nothing of audio or text."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import AsyncExitStack, suppress
+from typing import Any, TypeVar
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from steadyvoice.errors import Cancelled, SteadyvoiceError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def server_sent(body: Mapping[str, Any]) -> bytes:
+    """One server-sent event without a name, as OpenAI's SDK reads them."""
+    return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
+
+
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """Await `work`, and cancel it when the caller hangs up. The request's body must have been read."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_hung_up(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise Cancelled("the caller went away")
+    finally:
+        for left in (task, gone):
+            left.cancel()
+        with suppress(asyncio.CancelledError, SteadyvoiceError):
+            await task
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def read_and_drop(request: Request) -> None:
+    """Read a body that is refused: a caller that is still sending would otherwise see a broken pipe instead of the answer."""
+    async for _ in request.stream():
+        pass
+
+
+class HoldingResponse(StreamingResponse):
+    """A streamed answer that holds resources (a place in the house, an upload) until it is over, however it ends.
+
+    A generator cannot do this: when the caller is gone before the first byte, it never starts and its `finally` never runs.
+    """
+
+    def __init__(self, content: AsyncIterator[bytes], hold: AsyncExitStack, timeout_s: float, **options: Any) -> None:
+        super().__init__(content, **options)
+        self._hold = hold
+        self._timeout_s = timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._hold:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    await super().__call__(scope, receive, send)
+            except TimeoutError:
+                # A caller that does not read what it asked for. Half an answer must not look like a whole one: the server
+                # cuts a connection whose last chunk never came.
+                log.warning("a streamed answer was not read within %g s and is cut", self._timeout_s)
+            except SteadyvoiceError as error:
+                log.warning("a streamed answer failed in the middle and is cut: %s", error.code)
