@@ -19,6 +19,7 @@ from steadyvoice.errors import SteadyvoiceError
 from steadyvoice.media.rich_text import join_text
 from steadyvoice.serving import page as ui
 from steadyvoice.serving.http import close_routes, create_app
+from steadyvoice.serving.identity import caller_of
 from steadyvoice.serving.middleware import new_request_id
 from steadyvoice.serving.run import run_app
 from steadyvoice.serving.service import Service
@@ -128,8 +129,8 @@ class TranscribePage(ui.JobPage):
         parts: list[TranscriptSegment] = []
         try:
             options = self._transcriber.check(TranscribeOptions(language, use_itn, merge_length_s))
-            with self._service.door.enter(ui.caller_of(request)), ui.upload_path(path).open("rb") as file:
-                events = self._transcriber.transcribe(file, options, ui.caller_of(request))
+            with self._service.door.enter(caller_of(request)), ui.upload_path(path).open("rb") as file:
+                events = self._transcriber.transcribe(file, options, caller_of(request))
                 async with aclosing(events) as stream:
                     async for event in stream:
                         if self.turns.is_stopped(request):
@@ -183,8 +184,8 @@ def _add_endpoint(transcriber: Transcriber) -> None:
         new_request_id()
         try:
             options = transcriber.check(TranscribeOptions(language, use_itn, merge_length_s))
-            with service.door.enter(ui.caller_of(request)), ui.upload_path(audio).open("rb") as file:
-                events = transcriber.transcribe(file, options, ui.caller_of(request))
+            with service.door.enter(caller_of(request)), ui.upload_path(audio).open("rb") as file:
+                events = transcriber.transcribe(file, options, caller_of(request))
                 transcript = await finished(events)
         except SteadyvoiceError as error:
             raise gr.Error(error.message, print_exception=False) from None

@@ -10,6 +10,9 @@ Knows nothing of HTTP libraries: `serving/http_errors.py` is the one place that 
     │   ├── Conflict                 409  there is something of that name already
     │   ├── KeyReused                422  an Idempotency-Key that came with another body before
     │   └── Quarantined              422  it ended the worker twice a moment ago
+    ├── Forbidden                    403  a web page of another origin caused the request
+    ├── Misdirected                  421  the Host header is not a name of this server
+    ├── BodyTimeout                  408  the request's body stopped arriving
     ├── InProgress                   409  it is being made; come back after `retry_after_s`
     ├── Overloaded                   429  the queue is full; try again after `retry_after_s`
     ├── EngineUnavailable            503  the model cannot be loaded, or the server is draining
@@ -65,6 +68,18 @@ class KeyReused(InvalidInput):
 
 class Quarantined(InvalidInput):
     code = "quarantined"
+
+
+class Forbidden(SteadyvoiceError):
+    status, code, type = 403, "forbidden_origin", "invalid_request_error"
+
+
+class Misdirected(SteadyvoiceError):
+    status, code, type = 421, "unknown_host", "invalid_request_error"
+
+
+class BodyTimeout(SteadyvoiceError):
+    status, code, type = 408, "request_timeout", "invalid_request_error"
 
 
 class InProgress(SteadyvoiceError):

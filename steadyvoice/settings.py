@@ -8,15 +8,17 @@ ignored costs more than a refused start. Knows nothing of what the settings are 
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "STEADYVOICE_"
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +32,34 @@ Port = Annotated[int, Field(ge=1, le=65_535)]
 RootedPath = Annotated[Path, AfterValidator(lambda path: ROOT / path.expanduser())]
 
 
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _host_name(name: str) -> str:
+    if not re.fullmatch(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[?[0-9a-fA-F:.]+\]?", name):
+        raise ValueError(f"{name!r} is no host name: without scheme and port, as speech.example.com or *.example.com")
+    return name.lower()
+
+
+def _origin(origin: str) -> str:
+    if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/\s?#@]+", origin):
+        raise ValueError(f"{origin!r} is no origin: scheme, host and port only, as https://example.com or http://localhost:3000")
+    return origin.lower()
+
+
+def _network(network: str) -> str:
+    try:
+        return str(ipaddress.ip_network(network))
+    except ValueError as error:
+        raise ValueError(f"{network!r} is neither an address nor a network: {error}") from None
+
+
+HostNames = Annotated[tuple[Annotated[str, AfterValidator(_host_name)], ...], NoDecode, BeforeValidator(_split)]
+Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split)]
+Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_split)]
+
+
 class SettingsError(Exception):
     """A setting has a value that is not allowed. The message is one line per setting, ready to print."""
 
@@ -41,6 +71,15 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore", allow_inf_nan=False)
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 only behind a firewall or nginx")
+    allowed_hosts: HostNames = Field(
+        (), description="further names by which clients reach the server, comma-separated; *.example.com, or * for any"
+    )
+    cors_origins: Origins = Field(
+        (), description="web pages of other origins that may use the API, comma-separated, as https://example.com; * for any"
+    )
+    trusted_proxies: Networks = Field(
+        (), description="addresses or networks of proxies whose X-Forwarded-For is believed, comma-separated"
+    )
     asr_port: Port = Field(6006, description="port of the speech-to-text app")
     tts_port: Port = Field(7860, description="port of the text-to-speech app")
     asr_engine: Literal["auto", "sensevoice", "funasr", "pocketsphinx"] = Field(

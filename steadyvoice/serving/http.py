@@ -7,15 +7,23 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
 from steadyvoice import __version__
 from steadyvoice.serving.health import add_health
 from steadyvoice.serving.http_errors import add_error_handlers, error_response
-from steadyvoice.serving.middleware import BodyLimit, Observe
+from steadyvoice.serving.identity import Identify
+from steadyvoice.serving.middleware import BodyLimit, BodyProgress, Observe
+from steadyvoice.serving.origins import RefuseForeign, SecurityHeaders
 from steadyvoice.serving.service import Service
 
+# Of our own headers, what a script of an allowed origin may read.
+EXPOSED_HEADERS = [
+    *("Retry-After", "X-Request-Id", "X-Audio-Seconds", "X-Tokens", "X-Characters", "X-Queue-Seconds", "X-Inference-Seconds"),
+    *("X-Engine", "X-Cached", "X-Speech-Id", "X-Speech-Defects", "X-Speech-Reduced", "X-Speed-Method"),
+]
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
@@ -30,10 +38,30 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(title=f"steadyvoice {service.role}", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
     add_error_handlers(app)
-    app.add_middleware(BodyLimit, service=service)
-    app.add_middleware(Observe, service=service)
+    _add_middleware(app, service)
     add_health(app, service)
     return app
+
+
+def _add_middleware(app: FastAPI, service: Service) -> None:
+    """The one that is added last is the first that a request meets."""
+    settings = service.settings
+    app.add_middleware(BodyLimit, service=service)
+    app.add_middleware(BodyProgress, timeout_s=settings.progress_timeout_s)
+    # Also where no origin is allowed: Gradio, mounted, then leaves CORS to us instead of letting every origin in.
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=settings.cors_origins,
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["*"],
+        expose_headers=EXPOSED_HEADERS,
+    )
+    app.add_middleware(
+        RefuseForeign, host=settings.host, allowed_hosts=settings.allowed_hosts, cors_origins=settings.cors_origins
+    )
+    app.add_middleware(Identify, role=service.role, trusted_proxies=settings.trusted_proxies)
+    app.add_middleware(SecurityHeaders, shared=bool(settings.cors_origins))
+    app.add_middleware(Observe, service=service)
 
 
 def close_routes(app: FastAPI) -> None:
@@ -59,8 +87,3 @@ def close_routes(app: FastAPI) -> None:
         return error_response(404, "there is no such route", "not_found", "invalid_request_error")
 
     app.add_route("/v1/{path:path}", unknown, methods=sorted(METHODS), include_in_schema=False)
-
-
-def caller_of(request: Request) -> str:
-    """Who is served fairly against others."""
-    return request.client.host if request.client else "local"

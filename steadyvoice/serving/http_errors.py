@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from steadyvoice.errors import Cancelled, SteadyvoiceError, TooLarge
+from steadyvoice.errors import Cancelled, SteadyvoiceError
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +50,13 @@ def error_response(
     return JSONResponse(error_body(message, code, kind, param), status, {**wait, **(headers or {})})
 
 
+def answer_of(error: SteadyvoiceError) -> JSONResponse:
+    return error_response(error.status, error.message, error.code, error.type, error.param, error.retry_after_s)
+
+
 async def _answer_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, SteadyvoiceError)
-    return error_response(error.status, error.message, error.code, error.type, error.param, error.retry_after_s)
+    return answer_of(error)
 
 
 async def _answer_validation_error(_: Request, error: Exception) -> Response:
@@ -65,8 +69,8 @@ async def _answer_validation_error(_: Request, error: Exception) -> Response:
 
 async def _answer_http_exception(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    if isinstance(error.__cause__, TooLarge):  # raised while FastAPI read a body, which it takes for a malformed one
-        return await _answer_error(_, error.__cause__)
+    if isinstance(error.__cause__, SteadyvoiceError):  # raised while FastAPI read a body, which it takes for a malformed one
+        return answer_of(error.__cause__)
     return error_response(error.status_code, str(error.detail), f"http_{error.status_code}", "invalid_request_error")
 
 

@@ -1,10 +1,11 @@
-"""What every request passes: its id, metrics, and the limit of its body.
+"""What every request passes: its id, metrics, and the limits of its body in bytes and in time.
 
 Pure ASGI: Starlette's own wrapper class breaks streaming and disconnects.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 import time
@@ -12,8 +13,8 @@ from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from steadyvoice.errors import TooLarge
-from steadyvoice.serving.http_errors import error_response
+from steadyvoice.errors import BodyTimeout, TooLarge
+from steadyvoice.serving.http_errors import answer_of
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.voices import MAX_FILE_BYTES
 
@@ -21,6 +22,7 @@ request_id_var: ContextVar[str] = ContextVar("request_id", default="-")
 REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 MULTIPART_OVERHEAD = 1_000_000  # bytes of boundaries and other fields beside the file
 SMALL_BODY = 1_000_000  # bytes; for everything that carries no file
+MIN_BYTES_PER_SECOND = 500  # on average: less than any speech codec makes live
 BYTES_PER_CHAR = 12  # a character of JSON text at its longest, \\ud83d\\ude00
 
 
@@ -93,10 +95,47 @@ class BodyLimit:
 
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > limit:
-            error = TooLarge(f"the request body has {int(declared)} bytes, over {what}")
-            await error_response(413, error.message, error.code, error.type)(scope, receive, send)
+            await answer_of(TooLarge(f"the request body has {int(declared)} bytes, over {what}"))(scope, receive, send)
             return
         try:
             await self._app(scope, counted, send)
         except TooLarge as error:  # read outside our own routes: the page's upload
-            await error_response(413, error.message, error.code, error.type, error.param)(scope, receive, send)
+            await answer_of(error)(scope, receive, send)
+
+
+class BodyProgress:
+    """Gives up a body that stops arriving: it would keep its connection, and what was stored of it, for ever."""
+
+    def __init__(self, app: ASGIApp, timeout_s: float) -> None:
+        """`timeout_s` may pass without a byte, and altogether beside what the body takes at `MIN_BYTES_PER_SECOND`."""
+        self._app = app
+        self._timeout_s = timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        complete, seen, waited_s = False, 0, 0.0
+
+        async def timed() -> Message:
+            """Once the body is complete only the end of the connection is awaited, which has no limit."""
+            nonlocal complete, seen, waited_s
+            if complete:
+                return await receive()
+            began = time.monotonic()
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    message = await receive()
+            except TimeoutError:
+                raise BodyTimeout(f"no byte of the request body came for {self._timeout_s:g} s, which is the limit") from None
+            complete = not message.get("more_body", False)
+            seen += len(message.get("body", b""))
+            waited_s += time.monotonic() - began
+            if not complete and waited_s > self._timeout_s + seen / MIN_BYTES_PER_SECOND:
+                raise BodyTimeout(
+                    f"{seen} bytes of the request body came within {waited_s:.0f} s; at least {MIN_BYTES_PER_SECOND} bytes "
+                    f"per second must come after the first {self._timeout_s:g} s"
+                )
+            return message
+
+        await self._app(scope, timed, send)

@@ -17,6 +17,7 @@ from gradio.i18n import I18nData
 
 from steadyvoice.errors import InvalidInput, SteadyvoiceError
 from steadyvoice.memory import MemorySample
+from steadyvoice.serving.identity import caller_of
 from steadyvoice.serving.service import Service
 
 Texts = Mapping[str, tuple[str, str]]  # key -> (English, Chinese)
@@ -69,10 +70,8 @@ CSS = """
 .sv-history li { border-bottom: 1px solid #8884; padding: 6px 0; overflow-wrap: anywhere; }
 .sv-history audio { width: 100%; height: 32px; margin-top: 4px; }
 """
-# Link previews are for public sites; these would be the only foreign addresses in the page. The style is for what is around the
-# components, which Gradio keeps `CSS` away from on a phone.
-HEAD = """<meta name="referrer" content="no-referrer">
-<style>@media (max-width: 640px) { .gradio-container > .app { padding: 8px 4px !important; } }</style>
+# For what is around the components, which Gradio keeps `CSS` away from on a phone.
+HEAD = """<style>@media (max-width: 640px) { .gradio-container > .app { padding: 8px 4px !important; } }</style>
 """
 
 
@@ -174,13 +173,18 @@ class Turns:
         self._stopped: LRUCache[str, bool] = LRUCache(MAX_VISITORS)
 
     def begin(self, request: gr.Request) -> None:
-        self._stopped.pop(caller_of(request), None)
+        self._stopped.pop(_tab_of(request), None)
 
     def stop(self, request: gr.Request) -> None:
-        self._stopped[caller_of(request)] = True
+        self._stopped[_tab_of(request)] = True
 
     def is_stopped(self, request: gr.Request) -> bool:
-        return caller_of(request) in self._stopped
+        return _tab_of(request) in self._stopped
+
+
+def _tab_of(request: gr.Request) -> str:
+    """One tab of one visitor. The session hash is the client's choice, so by itself it would reach other visitors' tabs."""
+    return f"{caller_of(request)} {request.session_hash}"
 
 
 class JobPage:
@@ -274,11 +278,6 @@ def explain(error: SteadyvoiceError, request: gr.Request) -> str:
         seconds = round(error.retry_after_s)
         wait = f"（请在约 {seconds} 秒后重试）" if speaks_chinese(request) else f" (try again in about {seconds} s)"
     return f"⚠ {prefix}{html.escape(error.message)}{wait}"
-
-
-def caller_of(request: gr.Request) -> str:
-    """One browser tab is one caller."""
-    return request.session_hash or (request.client.host if request.client else "local")
 
 
 # --- pieces of the page

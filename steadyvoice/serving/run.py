@@ -80,6 +80,7 @@ def serve(app: FastAPI, host: str, port: int) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # uvicorn would believe every client on loopback; `serving.identity` knows whom to believe
         ws="none",
         limit_concurrency=MAX_CONNECTIONS,
         timeout_keep_alive=30,

@@ -17,8 +17,8 @@ from fastapi.responses import Response
 
 from steadyvoice.engine.scheduler import ServiceClass
 from steadyvoice.errors import InvalidInput, SteadyvoiceError
-from steadyvoice.serving.http import caller_of
 from steadyvoice.serving.http_errors import error_of
+from steadyvoice.serving.identity import caller_of
 from steadyvoice.serving.repeats import Answer, Claim, Repeats
 from steadyvoice.serving.speech_request import SpeakRequest
 from steadyvoice.serving.spoken import Report

@@ -17,6 +17,7 @@ from steadyvoice.media.stretch import MAX_SPEED, MIN_SPEED
 from steadyvoice.media.subtitles import to_srt, to_vtt
 from steadyvoice.media.text import Piece
 from steadyvoice.serving import page as ui
+from steadyvoice.serving.identity import caller_of
 from steadyvoice.serving.live_audio import LiveAudioShelf
 from steadyvoice.serving.middleware import new_request_id
 from steadyvoice.serving.service import Service
@@ -137,7 +138,7 @@ class SpeakPage(ui.JobPage):
 
     async def run(self, values: Values, request: gr.Request) -> AsyncIterator[Values]:
         new_request_id()
-        synthesizer, caller = self._synthesizer, ui.caller_of(request)
+        synthesizer, caller = self._synthesizer, caller_of(request)
         pieces: list[SpokenPiece] = []
         plan: Sequence[Piece] = ()
         speed = values[self._speed]
@@ -239,8 +240,8 @@ def _add_endpoint(synthesizer: Synthesizer) -> None:
                 emotion_text=emotion_text or None,
             )
             checked = await synthesizer.check(options)
-            with service.door.enter(ui.caller_of(request)):
-                spoken = await synthesizer.speak(checked, ui.caller_of(request))
+            with service.door.enter(caller_of(request)):
+                spoken = await synthesizer.speak(checked, caller_of(request))
         except SteadyvoiceError as error:
             raise gr.Error(error.message, print_exception=False) from None
         details = {

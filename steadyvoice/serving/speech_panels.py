@@ -14,6 +14,7 @@ import gradio as gr
 from steadyvoice.catalogue import EMOTIONS, EngineCard
 from steadyvoice.errors import InvalidInput, SteadyvoiceError
 from steadyvoice.serving import page as ui
+from steadyvoice.serving.identity import caller_of
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.speech_request import MAX_EMOTION_TEXT
 from steadyvoice.serving.speech_texts import EMOTION_NAMES, TEXTS
@@ -157,7 +158,7 @@ class VoicePanel:
 
     async def _add(self, name: str | None, path: str | None, other: str | None, request: gr.Request) -> Values:
         try:
-            with self._service.door.enter(ui.caller_of(request)):
+            with self._service.door.enter(caller_of(request)):
                 voice = await self._service.on_host(partial(_store, self._store, name or "", ui.upload_path(path)))
         except SteadyvoiceError as error:
             return {self._status: ui.explain(error, request)}

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from steadyvoice.engine.scheduler import ServiceClass
 from steadyvoice.errors import InvalidInput
 from steadyvoice.media.subtitles import to_srt, to_vtt
-from steadyvoice.serving.http import caller_of
+from steadyvoice.serving.identity import caller_of
 from steadyvoice.serving.speech_answers import Delivery, SpeechAnswers
 from steadyvoice.serving.speech_request import SpeakOptions
 from steadyvoice.serving.subtitle_shelf import SubtitleShelf

@@ -16,8 +16,8 @@ from steadyvoice.engine.scheduler import ServiceClass
 from steadyvoice.errors import EngineUnavailable, InvalidInput, Overloaded, SteadyvoiceError, TooLarge
 from steadyvoice.media.rich_text import separator
 from steadyvoice.media.subtitles import Cue, to_srt, to_vtt, word_cues
-from steadyvoice.serving.http import caller_of
 from steadyvoice.serving.http_errors import error_of
+from steadyvoice.serving.identity import caller_of
 from steadyvoice.serving.streaming import HoldingResponse, read_and_drop, server_sent, unless_gone
 from steadyvoice.serving.transcription import (
     Event,

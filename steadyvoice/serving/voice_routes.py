@@ -15,7 +15,7 @@ from steadyvoice.catalogue import EMOTIONS, OPENAI_VOICES, EngineCard
 from steadyvoice.errors import EngineUnavailable, InvalidInput, NotFound, Overloaded
 from steadyvoice.media.encode import AUDIO_FORMATS
 from steadyvoice.media.stretch import MAX_SPEED, MIN_SPEED
-from steadyvoice.serving.http import caller_of
+from steadyvoice.serving.identity import caller_of
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.streaming import read_and_drop
 from steadyvoice.serving.voices import Voice, VoiceStore

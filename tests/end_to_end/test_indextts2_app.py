@@ -195,7 +195,7 @@ def test_what_hangs_is_ended_and_the_next_one_is_answered(
     shutil.copy(CLIPS[0], tmp_path / "voices")
     python = make_checkout("2.5") / ".venv" / "bin" / "python"
     service = Service(Settings(tts_engine="indextts2", indextts_python=python, cache_hub=tmp_path), "tts")
-    with TestClient(build_app(service.settings, service)) as client:
+    with TestClient(build_app(service.settings, service), base_url="http://127.0.0.1") as client:
         bad = client.post("/synthesize", json={"text": "this one hangs"})
         good = client.post("/synthesize", json={"text": "the next one", "speed": 2.0})
 

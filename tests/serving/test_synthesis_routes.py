@@ -130,7 +130,7 @@ def test_a_request_over_its_time_limit_gets_504(tmp_path: Path) -> None:
 
 def test_a_model_that_cannot_be_loaded_is_503_with_the_reason_and_no_path(tmp_path: Path) -> None:
     service = Service(Settings(), "tts", WorkerSpec("tests.serving.no_such_module:Model"))
-    with TestClient(build_app(service.settings, service)) as client:
+    with TestClient(build_app(service.settings, service), base_url="http://127.0.0.1") as client:
         answer = client.post("/synthesize", json={"text": "Hello."})
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) >= 1

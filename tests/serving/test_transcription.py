@@ -179,7 +179,10 @@ def test_the_service_class_does_not_make_another_result() -> None:
 
 
 def test_an_error_in_the_middle_of_a_stream_is_an_event_that_the_sdk_raises_on() -> None:
-    with service("甲/", "!error", "丙/") as running, TestClient(build_app(running.settings, running)) as client:
+    with (
+        service("甲/", "!error", "丙/") as running,
+        TestClient(build_app(running.settings, running), base_url="http://127.0.0.1") as client,
+    ):
         form = {"files": {"file": THREE_SEGMENTS}, "data": {"stream": "true"}}
         with client.stream("POST", "/v1/audio/transcriptions", **form) as answer:
             lines = [line for line in answer.iter_lines() if line]

@@ -47,7 +47,7 @@ def serving(folder: Path, *, clones: bool = True, **settings: object) -> Iterato
     app = create_app(service)
     add_voice_routes(app, service, voices)
     close_routes(app)
-    with TestClient(app) as client:  # closes the service at its end
+    with TestClient(app, base_url="http://127.0.0.1") as client:  # closes the service at its end
         yield App(client, service, folder / "voices")
 
 
