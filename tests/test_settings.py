@@ -51,10 +51,30 @@ def test_each_kind_of_value_is_read_from_the_environment(monkeypatch: pytest.Mon
     assert (settings.max_upload_bytes, settings.log_level) == (500_000, "debug")
 
 
+def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    given(
+        monkeypatch,
+        ALLOWED_HOSTS="Speech.lan, *.example.com,",
+        CORS_ORIGINS="https://a.example",
+        TRUSTED_PROXIES="10.0.0.0/8,::1",
+    )
+
+    settings = load_settings(None)
+
+    assert settings.allowed_hosts == ("speech.lan", "*.example.com")
+    assert settings.cors_origins == ("https://a.example",)
+    assert settings.trusted_proxies == ("10.0.0.0/8", "::1/128")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
     [
         ("ASR_PORT", "0", "greater than or equal to 1"),
+        ("ALLOWED_HOSTS", "https://example.com", "without scheme and port"),
+        ("CORS_ORIGINS", "example.com", "scheme, host and port only"),
+        ("CORS_ORIGINS", "https://example.com/app", "scheme, host and port only"),
+        ("TRUSTED_PROXIES", "proxy.lan", "neither an address nor a network"),
+        ("TRUSTED_PROXIES", "10.0.0.1/8", "host bits set"),
         ("TTS_PORT", "65536", "less than or equal to 65535"),
         ("ASR_PORT", "http", "valid integer"),
         ("ASR_PORT", "6006.5", "valid integer"),

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from steadyvoice.errors import Cancelled, SteadyvoiceError
+from steadyvoice.errors import BodyTimeout, Cancelled, SteadyvoiceError
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,9 @@ def error_response(
 
 
 def answer_of(error: SteadyvoiceError) -> JSONResponse:
-    return error_response(error.status, error.message, error.code, error.type, error.param, error.retry_after_s)
+    # After a body that was not read to its end no further request can follow on the connection.
+    headers = {"Connection": "close"} if isinstance(error, BodyTimeout) else {}
+    return error_response(error.status, error.message, error.code, error.type, error.param, error.retry_after_s, headers)
 
 
 async def _answer_error(_: Request, error: Exception) -> Response:

@@ -46,8 +46,8 @@ class Identify:
             return
         peer = scope["client"][0] if scope.get("client") else None
         if peer not in self._behind_proxy.trusted_hosts:
-            headers = [(name, value) for name, value in scope["headers"] if name not in FORWARDED]
-            scope = {**scope, "headers": headers}
+            # In place: the middleware around this one reads from the same scope which route was taken.
+            scope["headers"] = [(name, value) for name, value in scope["headers"] if name not in FORWARDED]
         await self._behind_proxy(scope, receive, send)  # type: ignore[arg-type]
 
     async def _identify(self, scope: Scope, receive: Receive, send: Send) -> None:
