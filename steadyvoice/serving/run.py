@@ -9,11 +9,15 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
+from steadyvoice.serving.accept import Acceptor
+from steadyvoice.serving.connection_limits import ConnectionTable, connection_limits
+from steadyvoice.serving.connections import MAX_HEADER_BYTES, Connection
 from steadyvoice.serving.engines import NoEngine
 from steadyvoice.serving.middleware import request_id_var
 from steadyvoice.serving.service import Service
@@ -24,7 +28,7 @@ log = logging.getLogger(__name__)
 EXIT_CRASH = 70  # a bug; a restart may well mend it
 EXIT_BAD_START = 2  # a configuration that no restart will mend
 GRACE_AFTER_DRAIN_S = 3  # for open page connections, which would otherwise never end
-MAX_CONNECTIONS = 512
+DATE_S = 1.0  # the resolution of an answer's Date
 
 
 class DrainingServer(uvicorn.Server):
@@ -33,10 +37,28 @@ class DrainingServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
+        self._table = ConnectionTable(connection_limits())
+        self._stopping = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the app, then accept connections at the sockets."""
+        await super().startup(sockets=[])
+        self.servers = [Acceptor(listener, self._table, self._connection) for listener in sockets or ()]  # type: ignore[misc]
+
+    def _connection(self) -> Connection:
+        timeout_s = self._service.settings.progress_timeout_s
+        return Connection(self.config, self.server_state, self.lifespan.state, self._table, timeout_s)
+
+    async def main_loop(self) -> None:
+        """As uvicorn's, which looks ten times a second whether it is to stop."""
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DATE_S):
+                    await self._stopping.wait()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._service.door.closing:
-            super().handle_exit(sig, frame)
+            self._stop(sig, frame)
             return
         self._service.door.close()
         log.info("draining: %d requests to finish, at most %g s", self._service.door.inside, self._service.settings.drain_s)
@@ -48,7 +70,11 @@ class DrainingServer(uvicorn.Server):
             log.warning("%d requests did not finish in time and get 503", self._service.door.inside)
             await asyncio.to_thread(self._service.engine.close)  # resolves every ticket
             await asyncio.to_thread(self._service.door.wait_empty, GRACE_AFTER_DRAIN_S)
+        self._stop(sig, frame)
+
+    def _stop(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
+        asyncio.get_running_loop().call_soon_threadsafe(self._stopping.set)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -82,7 +108,8 @@ def serve(app: FastAPI, host: str, port: int) -> None:
         server_header=False,
         proxy_headers=False,  # uvicorn would believe every client on loopback; `serving.identity` knows whom to believe
         ws="none",
-        limit_concurrency=MAX_CONNECTIONS,
+        http="h11",
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=GRACE_AFTER_DRAIN_S,
     )

@@ -61,8 +61,11 @@ def wait_ready(app: RunningApp) -> None:
 
 
 @contextmanager
-def running(script: str, **settings: str) -> Iterator[RunningApp]:
-    """Start `app_sensevoice.py` or `app_tts.py` and wait until it is ready; stop it and its worker afterwards."""
+def running(script: str, open_files: int | None = None, **settings: str) -> Iterator[RunningApp]:
+    """Start `app_sensevoice.py` or `app_tts.py` and wait until it is ready; stop it and its worker afterwards.
+
+    `open_files` is the hard limit of file descriptors that the app gets.
+    """
     port = str(free_port())
     with tempfile.TemporaryDirectory(prefix="steadyvoice-test-") as temporary:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("STEADYVOICE_")}
@@ -74,9 +77,9 @@ def running(script: str, **settings: str) -> Iterator[RunningApp]:
             "PYTHONUNBUFFERED": "1",
             **{f"STEADYVOICE_{name}": value for name, value in settings.items()},
         }
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / script)], cwd=temporary, env=environment, stderr=subprocess.PIPE, text=True
-        )
+        limit = [] if open_files is None else ["prlimit", f"--nofile={open_files}"]
+        command = [*limit, sys.executable, str(ROOT / script)]
+        process = subprocess.Popen(command, cwd=temporary, env=environment, stderr=subprocess.PIPE, text=True)
         app = RunningApp(process, f"http://127.0.0.1:{port}", Path(temporary), [])
 
         def read() -> None:
