@@ -163,7 +163,7 @@ def test_a_stopped_worker_is_replaced_and_late_requests_get_504() -> None:
 def test_callers_who_do_not_read_their_stream_lose_it_and_their_place() -> None:
     text = "This sentence is spoken and nobody listens to it. " * 90
     body = json.dumps({"text": text, "stream": True}).encode()
-    request = b"POST /synthesize HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+    request = b"POST /synthesize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
     with running("app_tts.py", REQUEST_TIMEOUT_S="3") as app:
         address = ("127.0.0.1", int(app.url.rsplit(":", 1)[1]))
         deaf = [socket.create_connection(address) for _ in range(7)]
