@@ -32,7 +32,8 @@ from steadyvoice.serving.transcription import (
     TranscriptSegment,
     finished,
 )
-from steadyvoice.serving.transcription_routes import add_transcription_routes, verbose
+from steadyvoice.serving.transcription_answers import verbose
+from steadyvoice.serving.transcription_routes import add_transcription_routes
 from steadyvoice.settings import Settings
 
 TEXTS: ui.Texts = {

@@ -9,10 +9,21 @@ from typing import Literal
 EMOTIONS = ("neutral", "happy", "angry", "sad", "afraid", "disgusted", "melancholic", "surprised", "calm")
 RECOGNITION_LANGUAGES = ("auto", "zh", "en", "yue", "ja", "ko")
 SPEECH_LANGUAGES = ("auto", "zh", "yue", "en", "ja", "ko")
+NATIVE_SPEEDS = (0.5, 2.0)  # that an engine is asked for; the rest of a speed beyond them is time-stretching
 TOKENS_PER_SECOND = 50  # of audio: IndexTTS2's own code rate, 22050 / 256 / 1.72
 
-# The voice names of OpenAI's speech API, in order, so that a client that asks for one is served unchanged.
-OPENAI_VOICES = ("alloy", "ash", "coral", "echo", "fable", "onyx", "nova", "sage", "shimmer", "verse")
+# The voice names of OpenAI's speech API, so that a client that asks for one is served unchanged. The place in this list decides
+# which speaker a name stands for: new names are appended.
+OPENAI_VOICES = (
+    *("alloy", "ash", "coral", "echo", "fable", "onyx", "nova", "sage", "shimmer", "verse"),
+    *("ballad", "marin", "cedar"),
+)
+# OpenAI's model names that a request may use for the running engine. A name that promises what no engine here does, such as
+# telling speakers apart, is not among them.
+MODEL_ALIASES = {
+    "recognition": ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe"),
+    "synthesis": ("tts-1", "tts-1-hd", "gpt-4o-mini-tts"),
+}
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,8 @@ class EngineCard:
     note_zh: str = ""
     itn: bool = False
     tells_emotion: bool = False
+    scores: bool = False  # gives token ids, log probabilities and the probability that nobody speaks
+    translates: bool = False  # recognises any of its languages as English text
     speakers: tuple[str, ...] = ()  # its own
     clones: bool = False  # speaks in any voice that it is given a recording of
     seeded: bool = False  # without a seed no two answers are the same
@@ -43,6 +56,7 @@ SENSEVOICE = EngineCard(
     license="FunASR Model License (weights)",
     itn=True,
     tells_emotion=True,
+    scores=True,
 )
 FUNASR = EngineCard(
     name="funasr",
@@ -89,3 +103,8 @@ INDEXTTS2 = EngineCard(
     pause_s=0.2,
 )
 CARDS = {card.name: card for card in (SENSEVOICE, FUNASR, POCKETSPHINX, ESPEAK, INDEXTTS2)}
+
+
+def model_names(card: EngineCard) -> tuple[str, ...]:
+    """What a request may call the engine's model: its own name, then OpenAI's names."""
+    return (card.name, *MODEL_ALIASES[card.kind])

@@ -7,6 +7,7 @@ Knows nothing of HTTP libraries: `serving/http_errors.py` is the one place that 
     │   ├── UnsupportedMedia         415  bytes that no decoder recognises as audio
     │   ├── TooLarge                 413  over a limit of bytes, seconds or characters
     │   ├── NotFound                 404  there is nothing of that name
+    │   │   └── ModelNotFound        404  the request names a model that does not run here
     │   ├── Conflict                 409  there is something of that name already
     │   ├── KeyReused                422  an Idempotency-Key that came with another body before
     │   └── Quarantined              422  it ended the worker twice a moment ago
@@ -56,6 +57,10 @@ class TooLarge(InvalidInput):
 
 class NotFound(InvalidInput):
     status, code = 404, "not_found"
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
 
 
 class Conflict(InvalidInput):

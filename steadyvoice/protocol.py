@@ -124,6 +124,32 @@ class Word:
     end: float
 
 
+@dataclass(frozen=True, slots=True)
+class TokenScore:
+    """One token of the text: what it reads as, and the natural logarithm of its probability."""
+
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How sure an engine is of one segment. The defaults stand for an engine that cannot tell."""
+
+    tokens: tuple[int, ...] = ()  # ids in the engine's own vocabulary
+    avg_logprob: float = 0.0  # mean log probability of the tokens
+    no_speech_prob: float = 0.0
+    logprobs: tuple[TokenScore, ...] = ()  # of each token, if the item asked for them
+
+    @property
+    def bytes(self) -> int:
+        """Of memory, roughly and rather too much."""
+        return 40 * len(self.tokens) + 200 * len(self.logprobs)
+
+
+NO_SCORES = Scores()
+
+
 @dataclass(frozen=True)
 class RecognizeItem:
     """One segment: samples float32 [n] at 16 kHz in -1..1, and the options of the caller it belongs to."""
@@ -131,9 +157,11 @@ class RecognizeItem:
     samples: FloatArray
     language: str = "auto"
     use_itn: bool = True
+    logprobs: bool = False
 
     def to_payload(self) -> Payload:
-        return Payload({"language": self.language, "use_itn": self.use_itn}, (self.samples,))
+        fields = {"language": self.language, "use_itn": self.use_itn, "logprobs": self.logprobs}
+        return Payload(fields, (self.samples,))
 
     @classmethod
     def from_payload(cls, payload: Payload) -> RecognizeItem:
@@ -149,6 +177,7 @@ class Recognition:
     emotion: str | None = None
     events: tuple[str, ...] = ()
     words: tuple[Word, ...] = ()
+    scores: Scores = NO_SCORES
 
     def to_payload(self) -> Payload:
         return Payload(asdict(self))
@@ -157,7 +186,11 @@ class Recognition:
     def from_payload(cls, payload: Payload) -> Recognition:
         fields = dict(payload.fields)
         words = tuple(Word(**word) for word in fields.pop("words"))
-        return cls(**{**fields, "events": tuple(fields["events"])}, words=words)
+        told = fields.pop("scores")
+        scores = Scores(
+            **{**told, "tokens": tuple(told["tokens"]), "logprobs": tuple(TokenScore(**token) for token in told["logprobs"])}
+        )
+        return cls(**{**fields, "events": tuple(fields["events"])}, words=words, scores=scores)
 
 
 # --- What a synthesiser is asked and what it answers

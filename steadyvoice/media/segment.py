@@ -33,9 +33,10 @@ STATE = (1, 1, 128)  # shape of the recurrent state, h and c
 
 SPEECH_ON = 0.5  # probability at which speech begins
 SPEECH_OFF = 0.35  # and below which it ends
+HYSTERESIS = SPEECH_ON - SPEECH_OFF
 MIN_SPEECH = 250 * SAMPLE_RATE // 1000  # shorter bursts are clicks
 MIN_SILENCE = 300 * SAMPLE_RATE // 1000  # shorter pauses are part of speech
-PADDING = 200 * SAMPLE_RATE // 1000  # kept before and after, for soft onsets and endings
+PADDING = 200 * SAMPLE_RATE // 1000  # kept after speech, for soft endings; before it too, unless a caller says otherwise
 MAX_GAP = 2 * SAMPLE_RATE  # neighbours further apart are not joined: silence costs as much as speech
 MIN_PIECE = SAMPLE_RATE // 2  # a cut leaves no piece shorter than this where it can
 
@@ -61,11 +62,24 @@ class Span:
 
 
 @dataclass(frozen=True)
+class SpeechDetection:
+    """How speech is told from silence."""
+
+    threshold: float = SPEECH_ON  # probability at which speech begins
+    padding_before_s: float = PADDING / SAMPLE_RATE
+    min_silence_s: float = MIN_SILENCE / SAMPLE_RATE  # shorter pauses are part of speech
+
+
+DEFAULT_DETECTION = SpeechDetection()
+
+
+@dataclass(frozen=True)
 class SegmentOptions:
     """Seconds. `merge_length_s` joins neighbours up to that length; `max_segment_s` is never exceeded, pause or no pause."""
 
     merge_length_s: float = 10.0
     max_segment_s: float = 30.0
+    detection: SpeechDetection = DEFAULT_DETECTION
 
 
 def segment(samples: NDArray[np.float32], options: SegmentOptions) -> list[Span]:
@@ -78,7 +92,7 @@ def segment(samples: NDArray[np.float32], options: SegmentOptions) -> list[Span]
         Spans in order. Empty where nobody speaks.
     """
     probabilities = speech_probabilities(samples)
-    speech = find_speech(probabilities, len(samples))
+    speech = find_speech(probabilities, len(samples), options.detection)
     merged = merge(speech, int(options.merge_length_s * SAMPLE_RATE))
     return cut(merged, int(options.max_segment_s * SAMPLE_RATE), probabilities)
 
@@ -101,23 +115,25 @@ def speech_probabilities(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.concatenate(out) if out else np.zeros(0, np.float32)
 
 
-def find_speech(probabilities: NDArray[np.float32], total: int) -> list[Span]:
+def find_speech(probabilities: NDArray[np.float32], total: int, detection: SpeechDetection = DEFAULT_DETECTION) -> list[Span]:
     """Hysteresis over frames, then padding that never makes neighbours overlap.
 
     Args:
         probabilities: float32 [frames].
         total: samples in the audio; no span reaches beyond it.
     """
+    speech_on, speech_off = detection.threshold, max(0.0, detection.threshold - HYSTERESIS)
+    min_silence, padding = round(detection.min_silence_s * SAMPLE_RATE), round(detection.padding_before_s * SAMPLE_RATE)
     spans: list[Span] = []
     start: int | None = None  # of the speech we are in
     quiet: int | None = None  # where the pause that we are in began
     for index, probability in enumerate(probabilities.tolist()):
         at = index * FRAME
-        if probability >= SPEECH_ON:
+        if probability >= speech_on:
             start, quiet = (at if start is None else start), None
-        elif start is not None and probability < SPEECH_OFF:
+        elif start is not None and probability < speech_off:
             quiet = at if quiet is None else quiet
-            if at + FRAME - quiet >= MIN_SILENCE:
+            if at + FRAME - quiet >= min_silence:
                 spans.append(Span(start, quiet))
                 start = quiet = None
     if start is not None:
@@ -130,7 +146,7 @@ def find_speech(probabilities: NDArray[np.float32], total: int) -> list[Span]:
         after = spans[index + 1].start if index + 1 < len(spans) else 2 * total - span.end
         padded.append(
             Span(
-                max(0, span.start - min(PADDING, (span.start - before) // 2)),
+                max(0, span.start - min(padding, (span.start - before) // 2)),
                 min(total, span.end + min(PADDING, (after - span.end) // 2)),
             )
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 
 import av
 import av.filter
@@ -10,7 +11,8 @@ import numpy as np
 
 from steadyvoice.protocol import PcmArray
 
-MIN_SPEED, MAX_SPEED = 0.5, 2.0  # beyond it atempo drops samples instead of blending them
+MIN_SPEED, MAX_SPEED = 0.5, 2.0  # of one atempo: beyond it, it drops samples instead of blending them
+MAX_STEPS = 2  # one atempo after the other
 TAIL_S = 0.2  # of silence behind the speech: what atempo still holds at the end is never given out
 
 
@@ -20,19 +22,20 @@ def stretch(pcm: PcmArray, sample_rate: int, speed: float) -> PcmArray:
     Args:
         pcm: int16 [n], mono.
         sample_rate: in Hz.
-        speed: 0.5 to 2; 2 takes half the time.
+        speed: 0.25 to 4; 2 takes half the time.
 
     Raises:
         ValueError: a speed outside of that.
     """
-    if not MIN_SPEED <= speed <= MAX_SPEED:
-        raise ValueError(f"speed is {speed:g}; allowed: {MIN_SPEED:g} to {MAX_SPEED:g}")
+    slowest, fastest = MIN_SPEED**MAX_STEPS, MAX_SPEED**MAX_STEPS
+    if not slowest <= speed <= fastest:
+        raise ValueError(f"speed is {speed:g}; allowed: {slowest:g} to {fastest:g}")
+    steps = [speed] if MIN_SPEED <= speed <= MAX_SPEED else [speed**0.5] * MAX_STEPS
     graph = av.filter.Graph()
     source = graph.add_abuffer(sample_rate=sample_rate, format="s16", layout="mono", time_base=Fraction(1, sample_rate))
-    tempo = graph.add("atempo", f"{speed:.6f}")
-    sink = graph.add("abuffersink")
-    source.link_to(tempo)
-    tempo.link_to(sink)
+    chain = [source, *(graph.add("atempo", f"{step:.6f}") for step in steps), graph.add("abuffersink")]
+    for before, after in pairwise(chain):
+        before.link_to(after)
     graph.configure()
 
     padded = np.concatenate([pcm, np.zeros(round(TAIL_S * sample_rate), np.int16)])

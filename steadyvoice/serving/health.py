@@ -1,26 +1,63 @@
-"""What the process says of itself: /live, /ready, /metrics, /memory, /v1/models. Knows nothing of audio or text."""
+"""What the process says of itself: /live, /health, /ready, /metrics, /memory. Knows nothing of audio or text."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from enum import Enum
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict
 
 from steadyvoice.memory import rss_bytes
 from steadyvoice.metrics import CONTENT_TYPE
+from steadyvoice.serving.openapi import content, errors
 from steadyvoice.serving.service import Service
+
+Handler = Callable[[], Awaitable[JSONResponse]]
+OPERATIONS: list[str | Enum] = ["operations"]
+
+
+class Health(BaseModel):
+    """The state of a probe."""
+
+    model_config = ConfigDict(extra="allow")
+
+    status: str
 
 
 def add_health(app: FastAPI, service: Service) -> None:
-    @app.api_route("/live", methods=["GET", "HEAD"])
+    def probe(path: str) -> Callable[[Handler], Handler]:
+        """A route for GET and HEAD; 503 has the same body as 200."""
+        answers: dict[int | str, dict[str, Any]] = {
+            **errors(),
+            200: {"model": Health, "description": "Yes."},
+            503: {"model": Health, "description": "No."},
+        }
+
+        def register(handler: Handler) -> Handler:
+            name = path.strip("/")
+            app.get(path, operation_id=name, tags=OPERATIONS, responses=answers)(handler)
+            app.head(path, operation_id=f"{name}_head", tags=OPERATIONS, responses=answers)(handler)
+            return handler
+
+        return register
+
+    @probe("/live")
     async def live() -> JSONResponse:
         """200 while event loop and engine thread turn; a loaded model is not needed."""
         stalled = service.engine.status().stalled
         return JSONResponse({"status": "stalled" if stalled else "live"}, 503 if stalled else 200)
 
-    @app.api_route("/ready", methods=["GET", "HEAD"])
+    @probe("/health")
+    async def health() -> JSONResponse:
+        """The same as /live, under the name that other speech servers have for it."""
+        stalled = service.engine.status().stalled
+        return JSONResponse({"status": "stalled" if stalled else "healthy"}, 503 if stalled else 200)
+
+    @probe("/ready")
     async def ready() -> JSONResponse:
         """200 while requests are taken. A model that is not loaded yet is ready: the first request loads it."""
         closing = service.door.closing
@@ -28,11 +65,18 @@ def add_health(app: FastAPI, service: Service) -> None:
         body = {"status": "draining" if closing else "ready", "engine": service.card.name, "model": state}
         return JSONResponse(body, 503 if closing else 200)
 
-    @app.get("/metrics")
+    @app.get(
+        "/metrics",
+        operation_id="metrics",
+        tags=OPERATIONS,
+        response_class=Response,
+        responses={**errors(), 200: content(CONTENT_TYPE, description="Prometheus's text format.")},
+    )
     async def metrics() -> Response:
+        """Metrics of the process."""
         return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
-    @app.get("/memory")
+    @app.get("/memory", operation_id="memory", tags=OPERATIONS, responses=errors())
     async def memory() -> dict[str, Any]:
         """Memory now and after each of the last steps, in bytes."""
         status = service.engine.status()
@@ -52,26 +96,4 @@ def add_health(app: FastAPI, service: Service) -> None:
                 "last_batch": service.last_batch and asdict(service.last_batch),
             },
             "samples": [sample.as_dict() for sample in service.memory.samples()],
-        }
-
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        card = service.card
-        return {
-            "object": "list",
-            "data": [
-                {
-                    "id": card.name,
-                    "object": "model",
-                    "created": 0,
-                    "owned_by": "steadyvoice",
-                    "kind": card.kind,
-                    "languages": list(card.languages),
-                    "embedded": card.embedded,
-                    "license": card.license,
-                    "note": card.note_en,
-                    "revision": service.revision,
-                    "state": service.engine.status().state.value,
-                }
-            ],
         }

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import Response
-from fastapi.routing import APIRoute
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from steadyvoice import __version__
+from steadyvoice.serving.documentation import add_documentation
 from steadyvoice.serving.health import add_health
 from steadyvoice.serving.http_errors import add_error_handlers, error_response
 from steadyvoice.serving.identity import Identify
 from steadyvoice.serving.middleware import BodyLimit, BodyProgress, Observe
+from steadyvoice.serving.model_routes import add_model_routes
+from steadyvoice.serving.openapi import schema_of
 from steadyvoice.serving.origins import RefuseForeign, SecurityHeaders
 from steadyvoice.serving.service import Service
 
@@ -24,6 +27,7 @@ EXPOSED_HEADERS = [
     *("Retry-After", "X-Request-Id", "X-Audio-Seconds", "X-Tokens", "X-Characters", "X-Queue-Seconds", "X-Inference-Seconds"),
     *("X-Engine", "X-Cached", "X-Speech-Id", "X-Speech-Defects", "X-Speech-Reduced", "X-Speed-Method"),
 ]
+TITLES = {"asr": "steadyvoice speech to text", "tts": "steadyvoice text to speech"}
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
@@ -35,11 +39,21 @@ def create_app(service: Service) -> FastAPI:
         yield
         await asyncio.to_thread(service.close)
 
-    app = FastAPI(title=f"steadyvoice {service.role}", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title=TITLES[service.role],
+        description=f"Errors of every route have the body of `ErrorBody`. The running engine is {service.card.name}.",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
     app.state.service = service
+    app.openapi = schema_of(app)  # type: ignore[method-assign]
     add_error_handlers(app)
     _add_middleware(app, service)
     add_health(app, service)
+    add_model_routes(app, service)
+    add_documentation(app)
     return app
 
 
@@ -72,18 +86,29 @@ def close_routes(app: FastAPI) -> None:
     """
     known: dict[str, set[str]] = {}
     for route in app.routes:
-        if isinstance(route, APIRoute):
+        if isinstance(route, Route):
             known.setdefault(route.path, set()).update(route.methods or ())
-    for path, methods in known.items():
-        allowed = ", ".join(sorted(methods))
+    # An object, not a function: Starlette lets it take every method, also those that HTTP does not name.
+    app.router.routes += [Route(path, WrongMethod(methods), include_in_schema=False) for path, methods in known.items()]
+    app.router.routes.append(Route("/v1/{path:path}", UnknownPath(), include_in_schema=False))
 
-        async def wrong_method(request: Request, allowed: str = allowed) -> Response:
-            message = f"{request.method} is not allowed here; allowed: {allowed}"
-            return error_response(405, message, "method_not_allowed", "invalid_request_error", headers={"Allow": allowed})
 
-        app.add_route(path, wrong_method, methods=sorted(METHODS - methods), include_in_schema=False)
+class WrongMethod:
+    """Answers every method on a path that has a route for others."""
 
-    async def unknown(_: Request) -> Response:
-        return error_response(404, "there is no such route", "not_found", "invalid_request_error")
+    def __init__(self, allowed: Iterable[str]) -> None:
+        self._allowed = ", ".join(sorted(allowed))
 
-    app.add_route("/v1/{path:path}", unknown, methods=sorted(METHODS), include_in_schema=False)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        message = f"{scope['method']} is not allowed here; allowed: {self._allowed}"
+        headers = {"Allow": self._allowed}
+        answer = error_response(405, message, "method_not_allowed", "invalid_request_error", headers=headers)
+        await answer(scope, receive, send)
+
+
+class UnknownPath:
+    """Answers every path that has no route."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = error_response(404, "there is no such route", "not_found", "invalid_request_error")
+        await answer(scope, receive, send)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,11 +14,15 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from steadyvoice.errors import BodyTimeout, Cancelled, SteadyvoiceError
+from steadyvoice.errors import BodyTimeout, Cancelled, InvalidInput, SteadyvoiceError
 
 log = logging.getLogger(__name__)
 
 MAX_PARAM = 64  # characters of a field's name that are told back
+MAX_VALUE = 64  # and of its value
+PLAIN_REASONS = {"extra_forbidden": "there is no such field", "bool_parsing": "allowed: true, false"}
+# OpenAI's own routes. Its SDKs raise BadRequestError for 400, and callers catch that; other routes keep 422.
+OPENAI_PATHS = ("/v1/audio/", "/v1/models")
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -27,6 +32,15 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(ClientDisconnect, _answer_disconnect)
     app.add_exception_handler(Exception, _answer_bug)
+
+
+def add_page_error_handlers(page_app: FastAPI) -> None:
+    """Unknown paths and wrong methods below the page answer with the same error body as everywhere else.
+
+    Gradio's other errors stay as they are: its clients read their `detail`.
+    """
+    for status in (404, 405):
+        page_app.add_exception_handler(status, _answer_http_exception)
 
 
 def error_body(message: str, code: str, kind: str, param: str | None = None) -> dict[str, Any]:
@@ -50,30 +64,52 @@ def error_response(
     return JSONResponse(error_body(message, code, kind, param), status, {**wait, **(headers or {})})
 
 
-def answer_of(error: SteadyvoiceError) -> JSONResponse:
+def answer_of(error: SteadyvoiceError, path: str = "") -> JSONResponse:
+    """`path`: of the request, where the status depends on it."""
     # After a body that was not read to its end no further request can follow on the connection.
     headers = {"Connection": "close"} if isinstance(error, BodyTimeout) else {}
-    return error_response(error.status, error.message, error.code, error.type, error.param, error.retry_after_s, headers)
+    status = status_on(path, error.code, error.status)
+    return error_response(status, error.message, error.code, error.type, error.param, error.retry_after_s, headers)
 
 
-async def _answer_error(_: Request, error: Exception) -> Response:
+def status_on(path: str, code: str, status: int) -> int:
+    """The status of an error on that path: an invalid value is 400 on OpenAI's routes and 422 on all others."""
+    return 400 if code == InvalidInput.code and path.startswith(OPENAI_PATHS) else status
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, SteadyvoiceError)
-    return answer_of(error)
+    return answer_of(error, request.url.path)
 
 
-async def _answer_validation_error(_: Request, error: Exception) -> Response:
+async def _answer_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     # Numbers are places in the body, not names of fields.
     param = ".".join(part for part in first["loc"][1:] if isinstance(part, str))[:MAX_PARAM] or None
-    return error_response(422, f"{param or 'body'}: {first['msg']}", "invalid_value", "invalid_request_error", param)
+    given = first.get("input")
+    is_told = param is not None and first["type"] != "extra_forbidden" and isinstance(given, str | int | float)
+    value = f" is {str(given)[:MAX_VALUE]!r}" if is_told else ""
+    message = f"{param or 'body'}{value}: {reason_of(first)}"
+    status = status_on(request.url.path, InvalidInput.code, InvalidInput.status)
+    return error_response(status, message, InvalidInput.code, InvalidInput.type, param)
 
 
-async def _answer_http_exception(_: Request, error: Exception) -> Response:
+def reason_of(error: Mapping[str, Any]) -> str:
+    """What pydantic says, in words that help where its own do not."""
+    return PLAIN_REASONS.get(error["type"]) or str(error["msg"])
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, SteadyvoiceError):  # raised while FastAPI read a body, which it takes for a malformed one
-        return answer_of(error.__cause__)
-    return error_response(error.status_code, str(error.detail), f"http_{error.status_code}", "invalid_request_error")
+        return answer_of(error.__cause__, request.url.path)
+    message, code = str(error.detail), f"http_{error.status_code}"
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        message, code = "there is no such route", "not_found"
+    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        message, code = f"{request.method} is not allowed here", "method_not_allowed"
+    return error_response(error.status_code, message, code, "invalid_request_error", headers=error.headers)
 
 
 async def _answer_disconnect(_: Request, error: Exception) -> Response:

@@ -74,7 +74,7 @@ class LiveAudioShelf:
         self._service = service
         self._streams: TTLCache[str, LiveAudio] = TTLCache(KEPT, KEPT_S)
 
-        @app.get("/speech/{token}")
+        @app.get("/speech/{token}", include_in_schema=False)
         async def speech(token: str) -> Response:
             stream = self._streams.get(token)
             if stream is None:

@@ -14,9 +14,11 @@ from cachetools import LRUCache
 from fastapi import FastAPI
 from gradio import utils
 from gradio.i18n import I18nData
+from starlette.routing import Mount
 
 from steadyvoice.errors import InvalidInput, SteadyvoiceError
 from steadyvoice.memory import MemorySample
+from steadyvoice.serving.http_errors import add_page_error_handlers
 from steadyvoice.serving.identity import caller_of
 from steadyvoice.serving.service import Service
 
@@ -158,6 +160,9 @@ def mount(app: FastAPI, page: gr.Blocks, service: Service, texts: Texts) -> None
         ssr_mode=False,
         i18n=gr.I18n(en=english, zh=chinese, **dict.fromkeys(CHINESE_LOCALES, chinese)),
     )
+    for route in app.routes:
+        if isinstance(route, Mount) and isinstance(route.app, FastAPI):
+            add_page_error_handlers(route.app)
 
 
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}

@@ -11,9 +11,11 @@ from collections.abc import AsyncIterator, Hashable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Literal
 
 from fastapi import Request
 from fastapi.responses import Response
+from pydantic import BaseModel
 
 from steadyvoice.engine.scheduler import ServiceClass
 from steadyvoice.errors import InvalidInput, SteadyvoiceError
@@ -39,6 +41,38 @@ class Delivery(Enum):
     WHOLE = "whole"
     STREAMED = "streamed"
     EVENTS = "events"
+
+
+class AudioDelta(BaseModel):
+    """A server-sent event: bytes of the audio file, in base64."""
+
+    type: Literal["speech.audio.delta"]
+    audio: str
+
+
+class TokenUsage(BaseModel):
+    """Characters of the cleaned text, and 50 per second of audio."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+
+
+class SentenceDefect(BaseModel):
+    sentence: int
+    defect: str
+
+
+class AudioDone(BaseModel):
+    """The last server-sent event."""
+
+    type: Literal["speech.audio.done"]
+    usage: TokenUsage
+    audio_seconds: float
+    speech_id: str
+    speed_method: str
+    defects: list[SentenceDefect]
+    reduced: list[int]
 
 
 @dataclass

@@ -36,6 +36,7 @@ class SpeakOptions:
     emotion_vector: Sequence[float] | None = None  # a part from 0 to 1 of each of `EMOTIONS` but neutral
     emotion_voice: str | int | None = None  # a voice whose recording has the emotion
     emotion_text: str | None = None  # a description
+    speeds: tuple[float, float] = (MIN_SPEED, MAX_SPEED)  # that the caller's route takes
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ async def check(options: SpeakOptions, service: Service, voices: VoiceStore | No
         raise InvalidInput(
             f"language {options.language[:32]!r} is unknown; known: {', '.join(SPEECH_LANGUAGES)}", param="language"
         )
-    _check_range("speed", options.speed, MIN_SPEED, MAX_SPEED)
+    _check_range("speed", options.speed, *options.speeds)
     request = SpeakRequest(
         pieces=sentences(options, service),
         emotion=options.emotion,

@@ -3,79 +3,84 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from enum import Enum
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from steadyvoice.engine.scheduler import ServiceClass
 from steadyvoice.errors import InvalidInput
+from steadyvoice.media.encode import AUDIO_FORMATS
 from steadyvoice.media.subtitles import to_srt, to_vtt
 from steadyvoice.serving.identity import caller_of
-from steadyvoice.serving.speech_answers import Delivery, SpeechAnswers
-from steadyvoice.serving.speech_request import SpeakOptions
+from steadyvoice.serving.model_routes import check_model
+from steadyvoice.serving.openapi import AT_WORK, WITH_BODY, content, errors, event_stream, headers, refine
+from steadyvoice.serving.speech_answers import AudioDelta, AudioDone, Delivery, SpeechAnswers
+from steadyvoice.serving.speech_bodies import SpeechBody, SynthesizeBody, refined
 from steadyvoice.serving.subtitle_shelf import SubtitleShelf
 from steadyvoice.serving.synthesis import Synthesizer
+from steadyvoice.serving.transcription_answers import StreamError
 
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
 OPENAI_NAMES = {"text": "input", "speaker_id": "voice", "format": "response_format"}  # of our fields
 LONG_S = 60.0  # of audio; a proxy in between gives up on a connection that is silent for about so long
 SUBTITLE_FORMATS = {"srt": (to_srt, "application/x-subrip; charset=utf-8"), "vtt": (to_vtt, "text/vtt; charset=utf-8")}
+SPEECH: list[str | Enum] = ["speech"]
+AUDIO = [fmt.media_type for fmt in AUDIO_FORMATS.values()]
+SPOKEN: dict[int | str, dict[str, Any]] = {
+    **errors(*WITH_BODY, *AT_WORK, 409, 422),
+    200: content(*AUDIO, description="The audio, whole or in pieces as it is spoken.")
+    | {
+        "headers": headers(
+            X_Speech_Id="For `GET /v1/speech/{speech_id}/subtitles`.",
+            X_Characters="Of the cleaned text.",
+            X_Engine="Name and revision.",
+            X_Audio_Seconds="Length of the audio. From here on: with whole answers only.",
+            X_Tokens="50 per second of audio.",
+            X_Queue_Seconds="Time in the queue.",
+            X_Inference_Seconds="Time of the engine.",
+            X_Speed_Method="native, or stretched afterwards.",
+            X_Speech_Defects="Sentences that came out wrong, and how.",
+            X_Speech_Reduced="Sentences that memory was short for.",
+            X_Cached="true: the answer was kept from an earlier request.",
+        )
+    },
+}
+SUBTITLES = content(*(media_type for _, media_type in SUBTITLE_FORMATS.values()), description="One cue per sentence.")
+IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "A retry with the same key and body gets the same bytes.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[\\x20-\\x7e]+$"},
+}
 
 
-class Wishes(BaseModel):
-    """What both routes take. An unknown field is refused: a typing error must not silently change the voice."""
+class UsageTotals(BaseModel):
+    """Of one caller since the start."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    language: str = "auto"
-    emotion: str = "neutral"
-    emotion_strength: float = 0.6
-    emotion_vector: list[float] | None = None
-    emotion_voice: int | str | None = None
-    emotion_text: str | None = None
-    speed: float = 1.0
-    seed: Seed | None = None
-    service_class: ServiceClass = ServiceClass.INTERACTIVE
-
-    def wishes(self) -> dict[str, Any]:
-        """As `SpeakOptions` calls them."""
-        return {name: getattr(self, name) for name in Wishes.model_fields}
-
-
-class SynthesizeBody(Wishes):
-    """The body of /synthesize."""
-
-    text: str
-    speaker_id: int | str = 0
-    format: str = "wav"
-    stream: bool | None = None  # None: where the audio will be long
-
-    def options(self) -> SpeakOptions:
-        return SpeakOptions(self.text, speaker_id=self.speaker_id, format=self.format, **self.wishes())
-
-
-class SpeechBody(Wishes):
-    """The body of /v1/audio/speech as OpenAI's SDK sends it. `model` and `instructions` are accepted and have no effect."""
-
-    input: str
-    model: str = ""
-    voice: int | str | dict[str, Any] = 0
-    instructions: str | None = None
-    response_format: str = "mp3"
-    stream_format: Literal["audio", "sse"] = "audio"
-
-    def options(self) -> SpeakOptions:
-        voice = self.voice.get("id", "") if isinstance(self.voice, dict) else self.voice
-        return SpeakOptions(self.input, speaker_id=voice, format=self.response_format, **self.wishes())
+    object: Literal["usage"]
+    requests: int = Field(ge=0)
+    characters: int = Field(ge=0)
+    audio_seconds: float = Field(ge=0)
+    tokens: int = Field(ge=0)
 
 
 def add_synthesis_routes(app: FastAPI, synthesizer: Synthesizer) -> None:
     subtitles = SubtitleShelf()
     answers = SpeechAnswers(synthesizer, subtitles)
+    card = synthesizer.service.card
+    for body in (SynthesizeBody, SpeechBody):
+        refine(app, body, refined(card, synthesizer.service.settings))
 
-    @app.post("/synthesize")
+    @app.post(
+        "/synthesize",
+        operation_id="synthesize",
+        tags=SPEECH,
+        response_class=Response,
+        responses=SPOKEN,
+        openapi_extra={"parameters": [IDEMPOTENCY_KEY]},
+    )
     async def synthesize(request: Request, body: SynthesizeBody) -> Response:
         """Text to speech: a whole file, or with `stream` bytes from the first sentence on. What will be long is streamed unless
         `stream` is false."""
@@ -83,10 +88,21 @@ def add_synthesis_routes(app: FastAPI, synthesizer: Synthesizer) -> None:
         stream = speak.expected_s > LONG_S if body.stream is None else body.stream
         return await answers.answer(request, speak, Delivery.STREAMED if stream else Delivery.WHOLE)
 
-    @app.post("/v1/audio/speech")
+    @app.post(
+        "/v1/audio/speech",
+        operation_id="create_speech",
+        tags=SPEECH,
+        response_class=Response,
+        responses={**SPOKEN, **errors(400, 404)},
+        openapi_extra={
+            "parameters": [IDEMPOTENCY_KEY],
+            "responses": {"200": {"content": {"text/event-stream": event_stream(AudioDelta, AudioDone, StreamError)}}},
+        },
+    )
     async def speech(request: Request, body: SpeechBody) -> Response:
         """Text to speech as OpenAI has it: streamed, unless there is only one sentence and so nothing to wait for; with
         `stream_format` sse as server-sent events."""
+        check_model(body.model, card)
         try:
             speak = await synthesizer.check(body.options())
         except InvalidInput as error:
@@ -94,15 +110,22 @@ def add_synthesis_routes(app: FastAPI, synthesizer: Synthesizer) -> None:
             raise
         if body.stream_format == "sse":
             return await answers.answer(request, speak, Delivery.EVENTS)
-        return await answers.answer(request, speak, Delivery.STREAMED if len(speak.pieces) > 1 else Delivery.WHOLE)
+        streamed = body.stream is not False and len(speak.pieces) > 1
+        return await answers.answer(request, speak, Delivery.STREAMED if streamed else Delivery.WHOLE)
 
-    @app.get("/v1/speech/{speech_id}/subtitles")
+    @app.get(
+        "/v1/speech/{speech_id}/subtitles",
+        operation_id="speech_subtitles",
+        tags=SPEECH,
+        response_class=Response,
+        responses={**errors(404, 422), 200: SUBTITLES},
+    )
     async def subtitles_of(speech_id: str, format: Literal["srt", "vtt"] = "srt") -> Response:
         """One cue per sentence, while they are kept; the id is in `X-Speech-Id`."""
         render, media_type = SUBTITLE_FORMATS[format]
         return Response(render(subtitles.cues(speech_id)), media_type=media_type, headers={"Cache-Control": "no-store"})
 
-    @app.get("/v1/usage")
-    async def usage(request: Request) -> dict[str, Any]:
+    @app.get("/v1/usage", operation_id="usage", tags=SPEECH, responses=errors())
+    async def usage(request: Request) -> UsageTotals:
         """What the caller has had since the start. Nobody else's figures."""
-        return {"object": "usage", **asdict(synthesizer.meter.usage(caller_of(request)))}
+        return UsageTotals(object="usage", **asdict(synthesizer.meter.usage(caller_of(request))))

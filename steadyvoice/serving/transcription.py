@@ -26,10 +26,10 @@ from steadyvoice.engine.tickets import JobHandle, Task
 from steadyvoice.errors import InvalidInput, TooLarge
 from steadyvoice.media.decode import SAMPLE_RATE, DecodeLimits, decode
 from steadyvoice.media.rich_text import RichSegment, funasr_rich_text, join_text, rich_text
-from steadyvoice.media.segment import SegmentOptions, Span, segment
+from steadyvoice.media.segment import DEFAULT_DETECTION, SegmentOptions, Span, SpeechDetection, segment
 from steadyvoice.media.subtitles import Cue, cues_of, to_srt, to_vtt
 from steadyvoice.media.words import WORD_BYTES, PackedWords
-from steadyvoice.protocol import Recognition, RecognizeItem, Word
+from steadyvoice.protocol import NO_SCORES, Recognition, RecognizeItem, Scores, Word
 from steadyvoice.serving.postprocess import ResultCache
 from steadyvoice.serving.service import Service
 
@@ -49,6 +49,8 @@ class TranscribeOptions:
     use_itn: bool = True
     merge_length_s: float | None = None  # None: the server's setting
     service_class: ServiceClass = ServiceClass.INTERACTIVE
+    logprobs: bool = False  # of each token, for an engine that gives them
+    detection: SpeechDetection = DEFAULT_DETECTION
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class TranscriptSegment:
     emotion: str | None
     events: tuple[str, ...]
     words: PackedWords
+    scores: Scores = NO_SCORES
 
 
 @dataclass(frozen=True)
@@ -229,7 +232,7 @@ class Transcriber:
         if fits < wanted:
             log.warning("segments are cut to %.1f s instead of %g s: no more fits the device", fits, wanted)
         longest = min(wanted, fits)
-        return SegmentOptions(min(options.merge_length_s, longest), longest)
+        return SegmentOptions(min(options.merge_length_s, longest), longest, options.detection)
 
     def _submit(
         self, samples: NDArray[np.float32], spans: Sequence[Span], options: TranscribeOptions, caller: str, began: float
@@ -237,7 +240,7 @@ class Transcriber:
         """One task per span; the payloads are views of `samples`, copied only when they are sent."""
         tasks = [
             Task(
-                RecognizeItem(samples[span.start : span.end], options.language, options.use_itn).to_payload(),
+                RecognizeItem(samples[span.start : span.end], options.language, options.use_itn, options.logprobs).to_payload(),
                 span.length / SAMPLE_RATE,
             )
             for span in spans
@@ -301,6 +304,7 @@ def _to_segment(index: int, span: Span, recognition: Recognition) -> TranscriptS
         emotion=recognition.emotion,
         events=recognition.events,
         words=words,
+        scores=recognition.scores,
     )
 
 
@@ -324,4 +328,5 @@ def _size_of(transcript: Transcript) -> int:
         *(s.text for s in transcript.segments),
     )
     words = sum(len(s.words) for s in transcript.segments)
-    return 1_000 + 4 * sum(map(len, texts)) + 1_000 * len(transcript.segments) + WORD_BYTES * words
+    scored = sum(s.scores.bytes for s in transcript.segments)
+    return 1_000 + 4 * sum(map(len, texts)) + 1_000 * len(transcript.segments) + WORD_BYTES * words + scored

@@ -106,7 +106,7 @@ def test_the_openai_sdk_adds_a_voice_speaks_in_it_and_removes_it(app: RunningApp
     client.audio.voices.delete(voice.id)
 
     assert [sentence.voice for sentence in heard(spoken.content)] == [said_by(own)]
-    with pytest.raises(openai.UnprocessableEntityError, match="unknown"):
+    with pytest.raises(openai.BadRequestError, match="unknown"):
         client.audio.speech.create(model="tts-1", voice={"id": voice.id}, input="hello from me")
 
 

@@ -92,7 +92,7 @@ def test_the_openai_sdk_transcribes(asr: RunningApp) -> None:
 def test_the_openai_sdk_reads_verbose_answers_with_words_and_segments(asr: RunningApp) -> None:
     with sdk(asr) as client, CLIPS[2].open("rb") as file:
         answer = client.audio.transcriptions.create(
-            file=file, model="any", response_format="verbose_json", timestamp_granularities=["word", "segment"]
+            file=file, model="whisper-1", response_format="verbose_json", timestamp_granularities=["word", "segment"]
         )
     assert answer.duration == pytest.approx(3.29, abs=0.01)
     assert answer.words is not None
@@ -105,7 +105,7 @@ def test_the_openai_sdk_reads_subtitles_and_text(asr: RunningApp) -> None:
     with sdk(asr) as client:
         for response_format in ("srt", "vtt", "text"):
             with CLIPS[2].open("rb") as file:
-                answer = client.audio.transcriptions.create(file=file, model="any", response_format=response_format)
+                answer = client.audio.transcriptions.create(file=file, model="whisper-1", response_format=response_format)
             assert "himself" in answer or "itself" in answer
 
 
@@ -113,7 +113,7 @@ def test_the_openai_sdk_streams_segment_by_segment(asr: RunningApp) -> None:
     pause = np.zeros(3 * 16_000, np.float32)
     long = np.concatenate([part for path in CLIPS for part in (clip(path), pause)])
     with sdk(asr) as client:
-        stream = client.audio.transcriptions.create(file=("long.wav", wav_bytes(long)), model="any", stream=True)
+        stream = client.audio.transcriptions.create(file=("long.wav", wav_bytes(long)), model="whisper-1", stream=True)
         events = list(stream)
     deltas = [event.delta for event in events if event.type == "transcript.text.delta"]
     assert len(deltas) == 3
@@ -152,13 +152,23 @@ BAD_FIELDS = [
     ({"service_class": "royal"}, "service_class", "interactive"),
     ({"timestamp_granularities[]": "letter", "response_format": "verbose_json"}, "timestamp_granularities", "word"),
     ({"timestamp_granularities[]": "word"}, "timestamp_granularities", "verbose_json"),
+    ({"temperature": "1.5"}, "temperature", "less than or equal to 1"),
+    ({"prompt": "p" * 4_001}, "prompt", "4000 characters"),
+    ({"include[]": "logprobs"}, "include", "pocketsphinx gives no log probabilities"),
+    ({"include[]": "item"}, "include", "logprobs"),
+    ({"chunking_strategy": "manual"}, "chunking_strategy", "auto"),
+    ({"chunking_strategy": '{"type": "server_vad", "threshold": 2}'}, "chunking_strategy", "threshold: Input should be less"),
+    ({"chunking_strategy": '{"type": "server_vad", "length": 2}'}, "chunking_strategy", "length: "),
+    ({"chunking_strategy": "{nope"}, "chunking_strategy", "auto"),
+    ({"known_speaker_names[]": "ann"}, "known_speaker_names[]", "not told apart"),
+    ({"hotwords": "amiable"}, "hotwords", "no such field"),
 ]
 
 
 @pytest.mark.parametrize(("fields", "param", "said"), BAD_FIELDS, ids=lambda value: str(value)[:40])
 def test_a_bad_field_is_refused_by_name_with_the_choices(asr: RunningApp, fields: dict[str, str], param: str, said: str) -> None:
     answer = post(asr, "a.wav", CLIPS[2].read_bytes(), **fields)
-    assert answer.status_code == 422
+    assert answer.status_code == 400
     error = answer.json()["error"]
     assert error["param"] == param
     assert said in error["message"]
@@ -176,16 +186,16 @@ def nan_wav() -> bytes:
 
 
 BAD_FILES = {
-    "empty.wav": (b"", {422}),
-    "thirty.wav": (b"RIFF\x16\x00\x00\x00WAVEfmt \x10\x00\x00\x00\x01\x00\x01\x00\x80>", {415, 422}),
+    "empty.wav": (b"", {400}),
+    "thirty.wav": (b"RIFF\x16\x00\x00\x00WAVEfmt \x10\x00\x00\x00\x01\x00\x01\x00\x80>", {400, 415}),
     "text.wav": (b"This is not audio at all, but a letter to my aunt. " * 50, {415}),
-    "zero.wav": (wav_bytes(np.zeros(0, np.float32)), {422}),
-    "nan.wav": (nan_wav(), {422}),
+    "zero.wav": (wav_bytes(np.zeros(0, np.float32)), {400}),
+    "nan.wav": (nan_wav(), {400}),
     "list.m3u8": (b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n", {415}),
     "x.jsonl": (b'{"key": "a", "source": "/etc/passwd"}\n', {415}),
     "concat.txt": (b"ffconcat version 1.0\nfile /etc/passwd\n", {415}),
-    "truncated.m4a": (as_format(clip(CLIPS[2]), "m4a")[:2_000], {415, 422}),
-    "truncated.webm": (as_format(clip(CLIPS[2]), "webm")[:200], {415, 422}),
+    "truncated.m4a": (as_format(clip(CLIPS[2]), "m4a")[:2_000], {400, 415}),
+    "truncated.webm": (as_format(clip(CLIPS[2]), "webm")[:200], {400, 415}),
 }
 
 
@@ -202,14 +212,14 @@ def test_a_bad_file_is_a_clear_refusal(asr: RunningApp, name: str) -> None:
 def test_a_form_without_a_file_is_refused(asr: RunningApp) -> None:
     with asr.client as client:
         for answer in (client.post(ROUTE, data={"model": "x"}), client.post(ROUTE, files={"other": b"x"}), client.post(ROUTE)):
-            assert answer.status_code == 422
+            assert answer.status_code == 400
             assert answer.json()["error"]["param"] == "file"
 
 
 def test_a_path_or_url_in_the_file_field_is_not_opened(asr: RunningApp) -> None:
     with asr.client as client:
         for value in ("/etc/passwd", "file:///etc/passwd", "http://127.0.0.1:1/a.wav", str(CLIPS[0])):
-            assert client.post(ROUTE, data={"file": value}).status_code == 422
+            assert client.post(ROUTE, data={"file": value}).status_code == 400
 
 
 def test_every_answer_carries_a_request_id_and_takes_the_callers(asr: RunningApp) -> None:
@@ -246,7 +256,6 @@ def test_models_health_metrics_and_memory_answer(asr: RunningApp) -> None:
     assert 'steadyvoice_memory_bytes{kind="rss",process="worker"}' in metrics
     assert 'steadyvoice_requests_total{route="/v1/audio/transcriptions",status="200"}' in metrics
     assert "steadyvoice_engine_ready 1.0" in metrics
-    assert [model.id for model in sdk(asr).models.list()] == ["pocketsphinx"]
 
 
 def test_no_word_of_a_caller_reaches_the_log(asr: RunningApp) -> None:

@@ -18,15 +18,25 @@ import yaml
 from numpy.typing import NDArray
 from sentencepiece import SentencePieceProcessor
 
-from steadyvoice.protocol import ItemError, Items, ModelInfo, Outcome, Payload, Recognition, RecognizeItem, Word
+from steadyvoice.protocol import (
+    ItemError,
+    Items,
+    ModelInfo,
+    Outcome,
+    Payload,
+    Recognition,
+    RecognizeItem,
+    Scores,
+    TokenScore,
+    Word,
+)
 from steadyvoice.worker.recognizers.filterbank import FilterBank, FilterBankConfig, read_mvn
-from steadyvoice.worker.recognizers.sensevoice_encoder import QUERIES, EncoderConfig
+from steadyvoice.worker.recognizers.sensevoice_encoder import BLANK, QUERIES, EncoderConfig
 from steadyvoice.worker.recognizers.sensevoice_weights import choose_precision, load_network
 from steadyvoice.worker.recognizers.tags import emotion_of, events_of, language_of
 
 log = logging.getLogger("steadyvoice.worker")
 
-BLANK = 0
 # Rows of `embed`, as FunASR's SenseVoiceSmall numbers them.
 LANGUAGE_QUERIES = {"auto": 0, "zh": 3, "en": 4, "yue": 7, "ja": 11, "ko": 12}
 EVENT_QUERY, EMOTION_QUERY = 1, 2
@@ -36,6 +46,7 @@ TAG = re.compile(r"<\|(.+)\|>")
 WORD_START = "▁"
 # Kana and Chinese characters: a word each. Hangul is written with spaces.
 IDEOGRAPH = re.compile(r"[\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+NO_SPEECH = "nospeech"  # one of the languages
 PUNCTUATION = ' ,.?!;:、。，？！；：…「」“”"'
 
 MAX_BATCH_ITEMS = {"cpu": 32, "cuda": 256}
@@ -87,6 +98,7 @@ class SenseVoiceRecognizer:
             raise ValueError(f"the sentencepiece model has {len(self._pieces)} pieces, the network {self.network.vocabulary}")
         names = (TAG.fullmatch(self._pieces.id_to_piece(number)) for number in range(len(self._pieces)))
         self._tags = {number: match[1] for number, match in enumerate(names) if match}
+        self._no_speech = next((number for number, tag in self._tags.items() if tag == NO_SPEECH), None)
         self.info = ModelInfo("sensevoice", revision, MAX_BATCH_ITEMS[self.device.type])
         log.info("SenseVoiceSmall on %s in %s", self.device, self.precision)
 
@@ -116,15 +128,21 @@ class SenseVoiceRecognizer:
 
     def recognize(self, items: Sequence[RecognizeItem]) -> list[Recognition]:
         """One forward pass."""
-        return [
-            self._recognition(path, len(item.samples) / self.filterbank.config.fs)
-            for path, item in zip(self.token_paths(items), items, strict=True)
-        ]
+        features, rows = self._features(items)
+        scored = self.network.scored(features, rows, queries_of(items, self.device))
+        recognitions = []
+        for item, (path, logprobs, told) in zip(items, scored, strict=True):
+            no_speech = 0.0 if self._no_speech is None else float(told[self._no_speech])
+            recognitions.append(self._recognition(item, path.numpy(), logprobs.numpy(), no_speech))
+        return recognitions
 
     def token_paths(self, items: Sequence[RecognizeItem]) -> list[NDArray[np.int64]]:
         """The best token of every row of each item, blanks and the four rows of the queries included: int64 [4 + rows]."""
-        features, rows = self.filterbank([torch.tensor(item.samples) for item in items])  # off the pipe they are read-only
+        features, rows = self._features(items)
         return [path.numpy() for path in self.network(features, rows, queries_of(items, self.device))]
+
+    def _features(self, items: Sequence[RecognizeItem]) -> tuple[torch.Tensor, list[int]]:
+        return self.filterbank([torch.tensor(item.samples) for item in items])  # off the pipe they are read-only
 
     def _groups(self, lengths: Mapping[int, int]) -> list[list[int]]:
         """Which items share a forward pass: on a GPU all, on a CPU those of similar length, and not too many of them."""
@@ -142,7 +160,9 @@ class SenseVoiceRecognizer:
             groups.append([index])
         return sorted(groups, key=min)  # so that the first answers leave first
 
-    def _recognition(self, path: NDArray[np.int64], seconds: float) -> Recognition:
+    def _recognition(
+        self, item: RecognizeItem, path: NDArray[np.int64], logprobs: NDArray[np.float32], no_speech: float
+    ) -> Recognition:
         tokens = collapse(path)
         tags = [self._tags[token.id] for token in tokens if token.id in self._tags]
         text = [token for token in tokens if token.id not in self._tags]
@@ -151,7 +171,23 @@ class SenseVoiceRecognizer:
             language=language_of(tags),
             emotion=emotion_of(tags),
             events=events_of(tags),
-            words=tuple(self._words(text, seconds)),
+            words=tuple(self._words(text, len(item.samples) / self.filterbank.config.fs)),
+            scores=self._scores(text, logprobs, no_speech, item.logprobs),
+        )
+
+    def _scores(self, tokens: Sequence[Token], logprobs: NDArray[np.float32], no_speech: float, each: bool) -> Scores:
+        """`each`: of each token too. A token's log probability is the mean of the rows that it was read from."""
+        rows = ((token.start + QUERIES, max(token.end, token.start + 1) + QUERIES) for token in tokens)
+        means = [float(logprobs[start:end].mean()) for start, end in rows]
+        return Scores(
+            tokens=tuple(token.id for token in tokens),
+            avg_logprob=round(float(np.mean(means)), 6) if means else 0.0,
+            no_speech_prob=round(no_speech, 6),
+            logprobs=tuple(
+                TokenScore(self._pieces.id_to_piece(token.id).replace(WORD_START, " "), round(mean, 6))
+                for token, mean in zip(tokens, means, strict=True)
+                if each
+            ),
         )
 
     def _words(self, tokens: Sequence[Token], seconds: float) -> Iterator[Word]:

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 HEAD_BYTES = {"cpu": 4_000_000, "cuda": 256_000_000}  # of logits alive at once: stays in the cache, fills the device
 QUERIES_AT_ONCE = 256  # of attention in bf16
+BLANK = 0  # CTC's token for a row in which nothing new is said
 QUERIES = 4  # rows before the frames: language, event, emotion, text normalisation
 
 
@@ -244,12 +245,41 @@ class SenseVoiceNetwork(nn.Module):
         Returns:
             int64 [4 + length] for each item, on the CPU, blanks included.
         """
+        rows = self._real_rows(features, lengths, queries)
+        best = torch.cat([self.logits(chunk).argmax(dim=-1) for chunk in rows.split(self._rows_of_logits())])
+        return list(best.cpu().split([length + QUERIES for length in lengths]))  # the one copy back
+
+    @torch.inference_mode()
+    def scored(self, features: Tensor, lengths: Sequence[int], queries: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """As `forward`, with probabilities.
+
+        Returns:
+            For each item, on the CPU: the best token of every row, int64 [4 + length]; its log probability, float32
+            [4 + length] and 0 for blanks, which are most rows and are not looked at; and the probability of every token in the
+            first row, which tells the language, float32 [vocabulary].
+        """
+        rows = self._real_rows(features, lengths, queries)
+        best, logprobs = [], []
+        for chunk in rows.split(self._rows_of_logits()):
+            logits = self.logits(chunk)
+            path = logits.argmax(dim=-1)
+            spoken = path != BLANK
+            said = logits[spoken].float()
+            scores = torch.zeros(len(path), device=path.device)
+            scores[spoken] = said.max(dim=-1).values - said.logsumexp(dim=-1)
+            best.append(path)
+            logprobs.append(scores)
+        sizes = [length + QUERIES for length in lengths]
+        firsts = torch.tensor([sum(sizes[:item]) for item in range(len(sizes))], device=rows.device)
+        told = self.logits(rows[firsts]).float().softmax(dim=-1).cpu()
+        return list(zip(torch.cat(best).cpu().split(sizes), torch.cat(logprobs).cpu().split(sizes), told, strict=True))
+
+    def _real_rows(self, features: Tensor, lengths: Sequence[int], queries: Tensor) -> Tensor:
+        """Encoded, without padding: float32 [sum of 4 + length, size]."""
         encoded = self.encode(features, lengths, queries)
         longest = encoded.shape[1]
         real = torch.arange(longest, device=encoded.device) < torch.tensor(lengths, device=encoded.device)[:, None] + QUERIES
-        rows = encoded[real]
-        best = torch.cat([self.logits(chunk).argmax(dim=-1) for chunk in rows.split(self._rows_of_logits())])
-        return list(best.cpu().split([length + QUERIES for length in lengths]))  # the one copy back
+        return encoded[real]
 
     def encode(self, features: Tensor, lengths: Sequence[int], queries: Tensor) -> Tensor:
         """As `forward` -> float32 [items, 4 + longest, size]; rows after an item's last are not defined."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import espeakng_loader
 import numpy as np
 
-from steadyvoice.catalogue import EMOTIONS, ESPEAK
+from steadyvoice.catalogue import EMOTIONS, ESPEAK, NATIVE_SPEEDS
 from steadyvoice.protocol import ItemError, Items, ModelInfo, Outcome, PcmArray, Speech, SynthesizeItem
 
 # speak_lib.h
@@ -94,6 +94,7 @@ class EspeakSynthesizer:
             if problem:
                 yield ItemError("invalid", problem)
                 continue
+            item = replace(item, speed=min(max(item.speed, NATIVE_SPEEDS[0]), NATIVE_SPEEDS[1]))
             samples = self._say_at_speed(item)
             if np.abs(samples.astype(np.int32)).max(initial=0) < PEAK_OF_SILENCE:
                 yield ItemError("invalid", f"the {item.language} voice of espeak has no sound for it")

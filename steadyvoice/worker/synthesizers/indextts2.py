@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from steadyvoice.catalogue import EMOTIONS
+from steadyvoice.catalogue import EMOTIONS, NATIVE_SPEEDS
 from steadyvoice.protocol import ItemError, Items, ModelInfo, Outcome, Payload, Speech, SynthesizeItem
 
 MODULES = {"2.0": "indextts.infer_v2", "2.5": "indextts.infer_v2_5"}
@@ -111,7 +111,8 @@ class IndexTTS2Synthesizer:
         longest = LONGEST * item.expected_s + LONGEST_EXTRA_S
         codes = MAX_CODES if not item.expected_s else min(MAX_CODES, math.ceil(longest * CODES_PER_SECOND[self._version]))
         native = self._version == "2.5"
-        how = {"lang": item.language, "duration_factor": 1 / item.speed} if native else {}
+        speed = min(max(item.speed, NATIVE_SPEEDS[0]), NATIVE_SPEEDS[1]) if native else 1.0
+        how = {"lang": item.language, "duration_factor": 1 / speed} if native else {}
         with _silenced(), warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             answer = self._engine.infer(
@@ -127,7 +128,6 @@ class IndexTTS2Synthesizer:
         if answer is None:
             raise RuntimeError("IndexTTS2 gave no audio")
         rate, samples = answer
-        speed = item.speed if native else 1.0
         speech = Speech(np.ascontiguousarray(np.asarray(samples, np.int16).reshape(-1)), int(rate), speed)
         cut_off = any("max_mel_tokens" in str(warning.message) for warning in said)
         return replace(speech, defect="cut_off" if cut_off else _defect(speech, item.expected_s / speed))
