@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import resource
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 import psutil
@@ -38,6 +40,9 @@ class ConnectionLimits:
 class Closable(Protocol):
     """What the table asks of a connection."""
 
+    @property
+    def is_sending(self) -> bool: ...
+
     def cut(self) -> None: ...
 
 
@@ -58,6 +63,9 @@ class ConnectionTable:
 
     def __len__(self) -> int:
         return self.opening + len(self._idle) + len(self._minor) + len(self._working)
+
+    def __iter__(self) -> Iterator[Closable]:
+        return chain(self._idle, self._minor, self._working)
 
     @property
     def working(self) -> int:

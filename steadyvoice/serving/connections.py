@@ -121,6 +121,11 @@ class Connection(H11Protocol):
         """Close at once. Bytes that were not sent are lost."""
         self.transport.abort()
 
+    @property
+    def is_sending(self) -> bool:
+        """Whether there are bytes that the kernel has not taken yet."""
+        return bool(self.transport.get_write_buffer_size())
+
     # --- requests
 
     @property
@@ -137,7 +142,7 @@ class Connection(H11Protocol):
                 self._last_cycle = self.cycle
                 self._served = self._table.begin(self, self.scope["path"] in HEALTH_CHECKS)
             return
-        if not self.transport.get_write_buffer_size():
+        if not self.is_sending:
             self._table.idle(self)
         if self._headers_timer is None and self.conn.trailing_data[0]:
             self._headers_timer = self.loop.call_later(self._headers_timeout_s, self._headers_are_late)
@@ -187,13 +192,13 @@ class Connection(H11Protocol):
 
     def _watch_writes(self) -> None:
         """Look from time to time at what the kernel has not taken yet, until it has all."""
-        if self._writes_timer is None and self.transport.get_write_buffer_size():
+        if self._writes_timer is None and self.is_sending:
             self._unsent, self._progressed_at = unsent_bytes(self.transport), self.loop.time()
             self._writes_timer = self.loop.call_later(self._progress_timeout_s / LOOKS, self._look_at_writes)
 
     def _look_at_writes(self) -> None:
         self._writes_timer = None
-        if not self.transport.get_write_buffer_size():
+        if not self.is_sending:
             self._follow()
             return
         now, unsent = self.loop.time(), unsent_bytes(self.transport)

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 EXIT_CRASH = 70  # a bug; a restart may well mend it
 EXIT_BAD_START = 2  # a configuration that no restart will mend
 GRACE_AFTER_DRAIN_S = 3  # for open page connections, which would otherwise never end
+SENT_LOOK_S = 0.1  # between two looks, while draining, whether finished answers have been sent
 DATE_S = 1.0  # the resolution of an answer's Date
 
 
@@ -65,11 +67,14 @@ class DrainingServer(uvicorn.Server):
         asyncio.get_running_loop().call_soon_threadsafe(lambda: asyncio.ensure_future(self._drain(sig, frame)))
 
     async def _drain(self, sig: int, frame: FrameType | None) -> None:
+        deadline = time.monotonic() + self._service.settings.drain_s
         finished = await asyncio.to_thread(self._service.door.wait_empty, self._service.settings.drain_s)
         if not finished:
             log.warning("%d requests did not finish in time and get 503", self._service.door.inside)
             await asyncio.to_thread(self._service.engine.close)  # resolves every ticket
             await asyncio.to_thread(self._service.door.wait_empty, GRACE_AFTER_DRAIN_S)
+        while any(connection.is_sending for connection in self._table) and time.monotonic() < deadline:
+            await asyncio.sleep(SENT_LOOK_S)
         self._stop(sig, frame)
 
     def _stop(self, sig: int, frame: FrameType | None) -> None:

@@ -24,7 +24,7 @@ from steadyvoice.serving.identity import caller_of
 from steadyvoice.serving.repeats import Answer, Claim, Repeats
 from steadyvoice.serving.speech_request import SpeakRequest
 from steadyvoice.serving.spoken import Report
-from steadyvoice.serving.streaming import HoldingResponse, server_sent, unless_gone
+from steadyvoice.serving.streaming import SpooledResponse, server_sent, unless_gone
 from steadyvoice.serving.subtitle_shelf import SubtitleShelf
 from steadyvoice.serving.synthesis import Synthesizer
 
@@ -130,7 +130,7 @@ class SpeechAnswers:
             # The first sentence decides between an error status and a stream.
             first = await unless_gone(request, anext(audio))
             send = self._events if delivery is Delivery.EVENTS else self._audio
-            return HoldingResponse(
+            return SpooledResponse(
                 send(_from(first, audio), out),
                 hold.pop_all(),
                 self._service.settings.request_timeout_s,

@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from steadyvoice.errors import EngineUnavailable, InvalidInput, Overloaded
 from steadyvoice.serving.identity import caller_of
 from steadyvoice.serving.openapi import AT_WORK, WITH_UPLOAD, errors, event_stream, headers, multipart, text
-from steadyvoice.serving.streaming import HoldingResponse, read_and_drop, unless_gone
+from steadyvoice.serving.streaming import SpooledResponse, read_and_drop, unless_gone
 from steadyvoice.serving.transcription import Event, Progress, Transcriber, finished
 from steadyvoice.serving.transcription_answers import (
     StreamError,
@@ -76,7 +76,7 @@ def add_transcription_routes(app: FastAPI, transcriber: Transcriber) -> None:
             await hold.enter_async_context(aclosing(events))
             # Decoding and admission still answer with a status; only then does the stream begin.
             first = await unless_gone(request, _until_recognizing(events))
-            return HoldingResponse(
+            return SpooledResponse(
                 events_of(_chain(first, events), form),
                 hold.pop_all(),
                 service.settings.request_timeout_s,

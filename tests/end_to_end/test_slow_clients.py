@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import signal
 import socket
 import time
@@ -15,10 +16,15 @@ import pytest
 
 from tests.audio import clip, wav_bytes
 from tests.end_to_end.apps import CLIPS, RunningApp, running
+from tests.end_to_end.test_steadiness import metric, until
 
 ROUTE = "/v1/audio/transcriptions"
 CROWD = 600
 SPEECH = json.dumps({"text": "This sentence is spoken and not listened to. " * 90, "stream": True}).encode()
+SPEAK = b"POST /synthesize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
+    len(SPEECH),
+    SPEECH,
+)
 
 
 def connect(app: RunningApp, sent: bytes = b"") -> socket.socket:
@@ -61,14 +67,33 @@ def test_few_descriptors_are_told_at_the_start_and_suffice_for_the_page(small: R
     assert httpx.get(f"{small.url}/", timeout=30).status_code == 200
 
 
+def test_callers_that_do_not_read_their_stream_keep_a_place_while_it_is_made_and_then_only_a_connection(tts: RunningApp) -> None:
+    with ExitStack() as stack:
+        deaf = [stack.enter_context(connect(tts, SPEAK)) for _ in range(7)]
+        until(lambda: metric(tts, "steadyvoice_requests_in_progress") == 7)
+        until(lambda: metric(tts, "steadyvoice_requests_in_progress") == 0)
+        assert httpx.post(f"{tts.url}/synthesize", json={"text": "Hello."}, timeout=60).status_code == 200
+        audio = bytearray()
+        while not audio.endswith(b"\r\n0\r\n\r\n"):
+            audio += deaf[0].recv(1 << 20)
+        assert audio.startswith(b"HTTP/1.1 200")
+        assert len(audio) > 8_000_000  # more than kernels keep for one connection
+
+
+def test_a_stream_that_is_not_read_is_cut() -> None:
+    with running("app_tts.py", PROGRESS_TIMEOUT_S="1") as app, connect(app, SPEAK) as deaf:
+        poll = select.poll()
+        poll.register(deaf, 0)
+        assert poll.poll(60_000), "the connection was not reset"
+
+
 def test_the_end_comes_in_time_whatever_clients_hold_open() -> None:
     with running("app_tts.py", DRAIN_S="1") as app, ExitStack() as stack:
-        head = b"POST /synthesize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
         for sent in (
             b"",
             b"GET / HTT",
-            head % len(SPEECH),
-            head % len(SPEECH) + SPEECH,
+            SPEAK[:-100],
+            SPEAK,
             b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
         ):
             stack.enter_context(connect(app, sent))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -158,22 +156,6 @@ def test_a_stopped_worker_is_replaced_and_late_requests_get_504() -> None:
         until(lambda: metric(app, "steadyvoice_worker_restarts_total") == 1)
         assert httpx.get(f"{app.url}/live").status_code == 200
         assert transcribe(app, clip(CLIPS[2])).status_code == 200
-
-
-def test_callers_who_do_not_read_their_stream_lose_it_and_their_place() -> None:
-    text = "This sentence is spoken and nobody listens to it. " * 90
-    body = json.dumps({"text": text, "stream": True}).encode()
-    request = b"POST /synthesize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
-    with running("app_tts.py", REQUEST_TIMEOUT_S="3") as app:
-        address = ("127.0.0.1", int(app.url.rsplit(":", 1)[1]))
-        deaf = [socket.create_connection(address) for _ in range(7)]
-        for connection in deaf:
-            connection.sendall(request % (len(body), body))
-        until(lambda: metric(app, "steadyvoice_requests_in_progress") == 7)
-        until(lambda: metric(app, "steadyvoice_requests_in_progress") == 0)
-        for connection in deaf:
-            connection.close()
-        assert httpx.post(f"{app.url}/synthesize", json={"text": "Hello."}, timeout=30).status_code == 200
 
 
 def test_no_worker_survives_its_app_even_in_the_middle_of_a_batch() -> None:
