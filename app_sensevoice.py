@@ -21,6 +21,7 @@ from steadyvoice.serving import page as ui
 from steadyvoice.serving.http import close_routes, create_app
 from steadyvoice.serving.identity import caller_of
 from steadyvoice.serving.middleware import new_request_id
+from steadyvoice.serving.page_inputs import typed
 from steadyvoice.serving.run import run_app
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.transcription import (
@@ -129,7 +130,8 @@ class TranscribePage(ui.JobPage):
         new_request_id()
         parts: list[TranscriptSegment] = []
         try:
-            options = self._transcriber.check(TranscribeOptions(language, use_itn, merge_length_s))
+            wishes = typed(TranscribeOptions, language=language, use_itn=use_itn, merge_length_s=merge_length_s)
+            options = self._transcriber.check(wishes)
             with self._service.door.enter(caller_of(request)), ui.upload_path(path).open("rb") as file:
                 events = self._transcriber.transcribe(file, options, caller_of(request))
                 async with aclosing(events) as stream:
@@ -180,16 +182,15 @@ def _add_endpoint(transcriber: Transcriber) -> None:
     service = transcriber.service
 
     async def transcribe(
-        audio: str, language: str, use_itn: bool, merge_length_s: float, request: gr.Request
+        audio: dict[str, Any] | None, language: str, use_itn: bool, merge_length_s: float, request: gr.Request
     ) -> tuple[str, dict[str, Any]]:
+        """The values are as the client sent them, since `preprocess` is off; of `audio` it is known that it was uploaded."""
         new_request_id()
-        try:
-            options = transcriber.check(TranscribeOptions(language, use_itn, merge_length_s))
-            with service.door.enter(caller_of(request)), ui.upload_path(audio).open("rb") as file:
-                events = transcriber.transcribe(file, options, caller_of(request))
-                transcript = await finished(events)
-        except SteadyvoiceError as error:
-            raise gr.Error(error.message, print_exception=False) from None
+        wishes = typed(TranscribeOptions, language=language, use_itn=use_itn, merge_length_s=merge_length_s)
+        options = transcriber.check(wishes)
+        caller = caller_of(request)
+        with service.door.enter(caller), ui.upload_path(audio["path"] if audio else None).open("rb") as file:
+            transcript = await finished(transcriber.transcribe(file, options, caller))
         return transcript.text, verbose(transcript, frozenset(("segment", "word")))
 
     settings = service.settings
@@ -200,9 +201,8 @@ def _add_endpoint(transcriber: Transcriber) -> None:
             gr.Checkbox(True, label="use_itn"),
             gr.Number(settings.default_merge_length_s, label="merge_length_s"),
         ]
-        gr.Button().click(
-            transcribe, inputs, [gr.Textbox(label="text"), gr.JSON(label="details")], api_name="transcribe", concurrency_id="api"
-        )
+        outputs = [gr.Textbox(label="text"), gr.JSON(label="details")]
+        gr.Button().click(transcribe, inputs, outputs, preprocess=False, api_name="transcribe", concurrency_id="api")
 
 
 # --- what is shown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 import secrets
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from steadyvoice.errors import InvalidInput, SteadyvoiceError
 from steadyvoice.memory import MemorySample
 from steadyvoice.serving.http_errors import add_page_error_handlers
 from steadyvoice.serving.identity import caller_of
+from steadyvoice.serving.page_inputs import DOWNLOAD_PREFIX, GuardedBlocks, accept_upload, is_upload
+from steadyvoice.serving.page_routes import page_router
 from steadyvoice.serving.service import Service
 
 Texts = Mapping[str, tuple[str, str]]  # key -> (English, Chinese)
@@ -78,37 +81,8 @@ HEAD = """<style>@media (max-width: 640px) { .gradio-container > .app { padding:
 
 
 def uploaded_audio(**options: Any) -> gr.Audio:
-    """An audio input that takes uploads and recordings only.
-
-    Gradio's own would fetch a URL that a client sends, and, in a page that is mounted rather than launched, copy any file of this
-    machine into the cache before a handler sees its path.
-
-    The methods are replaced on the instance: Gradio writes a .pyi file beside the source of every subclass of a component.
-    """
-    audio = gr.Audio(type="filepath", buttons=["download"], **options)
-    move, move_async = audio.move_resource_to_block_cache, audio.async_move_resource_to_block_cache
-
-    def guarded(path: str | Path | None) -> Any:
-        _refuse_what_was_not_uploaded(path)
-        return move(path)
-
-    async def guarded_async(path: str | Path | None) -> Any:
-        _refuse_what_was_not_uploaded(path)
-        return await move_async(path)
-
-    audio.move_resource_to_block_cache = guarded
-    audio.async_move_resource_to_block_cache = guarded_async
-    return audio
-
-
-def _refuse_what_was_not_uploaded(path: str | Path | None) -> None:
-    if path is not None and not _is_upload(Path(path)):
-        raise gr.Error("the audio is not an uploaded file; paths and URLs are not opened", print_exception=False)
-
-
-def _is_upload(path: Path) -> bool:
-    """Whether the path lies where uploads lie, links followed. The file itself is not touched."""
-    return path.resolve().is_relative_to(Path(utils.get_upload_folder()).resolve())
+    """An audio input that takes uploads and recordings."""
+    return accept_upload(gr.Audio(type="filepath", buttons=["download"], **options))
 
 
 def upload_path(path: str | None) -> Path:
@@ -119,30 +93,32 @@ def upload_path(path: str | None) -> Path:
     """
     if not path:
         raise InvalidInput("no audio was given", param="file")
-    resolved = Path(path).resolve()
-    if not _is_upload(resolved) or not resolved.is_file():
+    if not is_upload(path):
         raise InvalidInput("the audio is not an uploaded file", param="file")
-    return resolved
+    return Path(path).resolve()
 
 
 def download_folder() -> Path:
     """A fresh folder for files that the page offers, where Gradio may serve them and cleans up after `FILES_KEPT_S`."""
-    folder = Path(utils.get_upload_folder()) / f"steadyvoice-{secrets.token_hex(16)}"
+    folder = Path(utils.get_upload_folder()) / f"{DOWNLOAD_PREFIX}{secrets.token_hex(16)}"
     folder.mkdir(parents=True)
     return folder
 
 
 def blocks(title: str) -> gr.Blocks:
-    """An empty page without analytics."""
-    return gr.Blocks(title=title, analytics_enabled=False, delete_cache=(FILES_KEPT_S // 4, FILES_KEPT_S))
+    """An empty page without analytics, whose inputs are checked."""
+    return GuardedBlocks(title=title, analytics_enabled=False, delete_cache=(FILES_KEPT_S // 4, FILES_KEPT_S))
 
 
 def mount(app: FastAPI, page: gr.Blocks, service: Service, texts: Texts) -> None:
     """Put the page at / with the queue that the card allows."""
     admission = service.door.admission
     # Gradio takes a size of zero for no limit.
-    page.queue(max_size=max(1, admission.queue_size), default_concurrency_limit=admission.concurrency)
+    page.queue(max_size=max(1, admission.queue_size), default_concurrency_limit=admission.concurrency, api_open=False)
     page._queue.sleep_when_free = QUEUE_LOOK_S
+    # Gradio would make a pandas table of the last 10,000 calls after each call, for a dashboard that is not served.
+    page._queue.ANALYTICS_MAX_EVENTS = 1
+    page._queue.ANAYLTICS_CACHE_FREQUENCY = sys.maxsize
     english = {KEY_PREFIX + key: english for key, (english, _) in texts.items()}
     chinese = {KEY_PREFIX + key: chinese for key, (_, chinese) in texts.items()}
     gr.mount_gradio_app(
@@ -157,12 +133,15 @@ def mount(app: FastAPI, page: gr.Blocks, service: Service, texts: Texts) -> None
         css=CSS,
         head=HEAD,
         footer_links=["api"],
+        run_history=False,
         ssr_mode=False,
         i18n=gr.I18n(en=english, zh=chinese, **dict.fromkeys(CHINESE_LOCALES, chinese)),
     )
-    for route in app.routes:
-        if isinstance(route, Mount) and isinstance(route.app, FastAPI):
-            add_page_error_handlers(route.app)
+    mounted = app.routes[-1]
+    assert isinstance(mounted, Mount)
+    assert isinstance(mounted.app, FastAPI)
+    add_page_error_handlers(mounted.app)
+    mounted.app = page_router(mounted.app, page)
 
 
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}

@@ -20,6 +20,7 @@ from steadyvoice.serving import page as ui
 from steadyvoice.serving.identity import caller_of
 from steadyvoice.serving.live_audio import LiveAudioShelf
 from steadyvoice.serving.middleware import new_request_id
+from steadyvoice.serving.page_inputs import typed
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.speech_panels import EmotionPanel, Values, VoicePanel
 from steadyvoice.serving.speech_request import SpeakOptions, SpeakRequest, sentences
@@ -124,7 +125,7 @@ class SpeakPage(ui.JobPage):
         if not (text or "").strip():
             return ""
         try:
-            pieces = sentences(SpeakOptions(text or "", language), self._service)
+            pieces = sentences(typed(SpeakOptions, text=text or "", language=language), self._service)
         except SteadyvoiceError as error:
             return ui.explain(error, request)
         return sentence_table(pieces, (), speed, "planned", request)
@@ -176,9 +177,10 @@ class SpeakPage(ui.JobPage):
         voice = values[self._voice]
         if voice is None:
             raise InvalidInput("there is no voice yet; upload or record one under “Voices”", param="speaker_id")
-        return SpeakOptions(
-            values[self._text] or "",
-            values[self._language],
+        return typed(
+            SpeakOptions,
+            text=values[self._text] or "",
+            language=values[self._language],
             speaker_id=voice,
             speed=values[self._speed],
             format=values[self._format],
@@ -221,29 +223,34 @@ def _add_endpoint(synthesizer: Synthesizer) -> None:
         language: str,
         emotion: str,
         emotion_strength: float,
-        speaker_id: str,
+        speaker_id: str | int,
         speed: float,
         format: str,
         request: gr.Request,
         emotion_vector: list[float] | None = None,
-        emotion_voice: str | None = None,
+        emotion_voice: str | int | None = None,
         emotion_text: str | None = None,
-        seed: int | None = None,
+        seed: float | str | None = None,
     ) -> tuple[str, dict[str, Any]]:
+        """The values are as the client sent them, since `preprocess` is off."""
         new_request_id()
-        try:
-            options = SpeakOptions(
-                *(text, language, emotion, emotion_strength, speaker_id, speed, format),
-                seed=checked_seed(seed),
-                emotion_vector=checked_vector(emotion_vector),
-                emotion_voice=emotion_voice or None,
-                emotion_text=emotion_text or None,
-            )
-            checked = await synthesizer.check(options)
-            with service.door.enter(caller_of(request)):
-                spoken = await synthesizer.speak(checked, caller_of(request))
-        except SteadyvoiceError as error:
-            raise gr.Error(error.message, print_exception=False) from None
+        options = typed(
+            SpeakOptions,
+            text=text,
+            language=language,
+            emotion=emotion,
+            emotion_strength=emotion_strength,
+            speaker_id=speaker_id,
+            speed=speed,
+            format=format,
+            seed=checked_seed(seed),
+            emotion_vector=emotion_vector,
+            emotion_voice=None if emotion_voice == "" else emotion_voice,
+            emotion_text=emotion_text or None,
+        )
+        checked = await synthesizer.check(options)
+        with service.door.enter(caller_of(request)):
+            spoken = await synthesizer.speak(checked, caller_of(request))
         details = {
             "audio_seconds": round(spoken.report.duration_s, 3),
             "tokens": spoken.report.tokens,
@@ -268,7 +275,7 @@ def _add_endpoint(synthesizer: Synthesizer) -> None:
             gr.Number(label="seed: for the same answer again", precision=0),
         ]
         outputs = [gr.File(label="audio"), gr.JSON(label="details")]
-        gr.Button().click(synthesize, inputs, outputs, api_name="synthesize", concurrency_id="api")
+        gr.Button().click(synthesize, inputs, outputs, preprocess=False, api_name="synthesize", concurrency_id="api")
 
 
 # --- what comes in
@@ -276,21 +283,14 @@ def _add_endpoint(synthesizer: Synthesizer) -> None:
 
 def checked_seed(value: str | float | None) -> int | None:
     """What was typed, or a client's number; empty is none. Raises InvalidInput for what is no seed."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     written = "" if value is None else str(value).strip()
     if not written:
         return None
     if not written.isascii() or not written.isdigit() or len(written) > len(str(MAX_SEED)) or int(written) > MAX_SEED:
         raise InvalidInput(f"seed is no whole number from 0 to {MAX_SEED}", param="seed")
     return int(written)
-
-
-def checked_vector(value: Any) -> list[float] | None:
-    """JSON of a client. Raises InvalidInput for what is no list of numbers; how many and how large is looked at elsewhere."""
-    if value is None:
-        return None
-    if not isinstance(value, list) or not all(isinstance(part, int | float) for part in value):
-        raise InvalidInput("emotion_vector is no list of numbers", param="emotion_vector")
-    return value
 
 
 # --- what is shown

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -33,7 +32,7 @@ class SpeakOptions:
     seed: int | None = None
     service_class: ServiceClass = ServiceClass.INTERACTIVE
     # Instead of an emotion by name, for engines that imitate: one of these.
-    emotion_vector: Sequence[float] | None = None  # a part from 0 to 1 of each of `EMOTIONS` but neutral
+    emotion_vector: list[float] | None = None  # a part from 0 to 1 of each of `EMOTIONS` but neutral
     emotion_voice: str | int | None = None  # a voice whose recording has the emotion
     emotion_text: str | None = None  # a description
     speeds: tuple[float, float] = (MIN_SPEED, MAX_SPEED)  # that the caller's route takes

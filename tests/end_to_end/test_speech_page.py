@@ -168,7 +168,7 @@ def test_the_gradio_client_tells_emotion_and_seed_too(cloning: RunningApp) -> No
     assert hear(*read(spoken(emotion_voice=ANNE, emotion_strength=1))).reference == number(cloning, ANNE, REFERENCES)
     assert spoken(seed=7) == spoken(seed=7) != spoken(seed=8)
     for wishes, message in (
-        ({"emotion_vector": "happy"}, "emotion_vector is no list of numbers"),
+        ({"emotion_vector": "happy"}, "emotion_vector: Input should be a valid list"),
         ({"seed": -1}, "seed is no whole number"),
     ):
         with pytest.raises(Exception, match=message):
