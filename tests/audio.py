@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -47,6 +48,26 @@ def as_format(samples: NDArray[np.float32], name: str) -> bytes:
         for resampled in av.AudioResampler(format=stream.codec_context.format, layout="mono", rate=rate).resample(frame):
             container.mux(stream.encode(resampled))
         container.mux(stream.encode(None))
+    return out.getvalue()
+
+
+def silent_opus(seconds: float) -> bytes:
+    """Hours of silence in some megabytes, made in half a second: one packet of 60 ms over and over, in Ogg."""
+    rate, length = 48_000, 2_880
+    out = io.BytesIO()
+    with av.open(out, "w", format="ogg") as container:
+        stream = container.add_stream("libopus", rate=rate, layout="mono", options={"frame_duration": "60"})
+        assert isinstance(stream, av.AudioStream)
+        stream.bit_rate = 6_000
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8 * length), np.int16), format="s16", layout="mono")
+        frame.sample_rate = rate
+        silence = bytes(stream.encode(frame)[-1])
+        for index in range(round(seconds * rate / length)):
+            packet = av.Packet(silence)
+            packet.stream, packet.time_base = stream, Fraction(1, rate)
+            packet.pts = packet.dts = index * length
+            packet.duration = length
+            container.mux(packet)
     return out.getvalue()
 
 

@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from steadyvoice.media.steps import Steps, complete
+
 # Read once, at the import: otherwise onnxruntime gives this machine a number, keeps a file of what it does and sends it to
 # its maker.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -29,6 +31,7 @@ SAMPLE_RATE = 16_000  # Hz
 FRAME = 512  # samples per probability: 32 ms
 CONTEXT = 64  # samples of the previous frame that the model sees before each frame
 BLOCK = 512  # frames per call of the model: 16.4 s
+STEP = 1 << 14  # frames in one step of what follows it: some milliseconds
 STATE = (1, 1, 128)  # shape of the recurrent state, h and c
 
 SPEECH_ON = 0.5  # probability at which speech begins
@@ -83,7 +86,12 @@ class SegmentOptions:
 
 
 def segment(samples: NDArray[np.float32], options: SegmentOptions) -> list[Span]:
-    """Find speech and cut it.
+    """Find speech and cut it; see `segment_steps`."""
+    return complete(segment_steps(samples, options))
+
+
+def segment_steps(samples: NDArray[np.float32], options: SegmentOptions) -> Steps[list[Span]]:
+    """Find speech and cut it, in steps of some milliseconds.
 
     Args:
         samples: float32 [n], mono at 16 kHz.
@@ -91,14 +99,18 @@ def segment(samples: NDArray[np.float32], options: SegmentOptions) -> list[Span]
     Returns:
         Spans in order. Empty where nobody speaks.
     """
-    probabilities = speech_probabilities(samples)
-    speech = find_speech(probabilities, len(samples), options.detection)
+    probabilities = yield from _probability_steps(samples)
+    speech = yield from _speech_steps(probabilities, len(samples), options.detection)
     merged = merge(speech, int(options.merge_length_s * SAMPLE_RATE))
     return cut(merged, int(options.max_segment_s * SAMPLE_RATE), probabilities)
 
 
 def speech_probabilities(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     """float32 [n] -> float32 [ceil(n / FRAME)], the probability of speech in each frame."""
+    return complete(_probability_steps(samples))
+
+
+def _probability_steps(samples: NDArray[np.float32]) -> Steps[NDArray[np.float32]]:
     session = _session()
     frames = -(-len(samples) // FRAME)
     h, c = np.zeros(STATE, np.float32), np.zeros(STATE, np.float32)
@@ -112,6 +124,7 @@ def speech_probabilities(samples: NDArray[np.float32]) -> NDArray[np.float32]:
         context = block[-1, -CONTEXT:]
         probabilities, h, c = session.run(["speech_probs", "hn", "cn"], {"input": np.hstack([contexts, block]), "h": h, "c": c})
         out.append(probabilities.reshape(-1))
+        yield
     return np.concatenate(out) if out else np.zeros(0, np.float32)
 
 
@@ -122,6 +135,10 @@ def find_speech(probabilities: NDArray[np.float32], total: int, detection: Speec
         probabilities: float32 [frames].
         total: samples in the audio; no span reaches beyond it.
     """
+    return complete(_speech_steps(probabilities, total, detection))
+
+
+def _speech_steps(probabilities: NDArray[np.float32], total: int, detection: SpeechDetection) -> Steps[list[Span]]:
     speech_on, speech_off = detection.threshold, max(0.0, detection.threshold - HYSTERESIS)
     min_silence, padding = round(detection.min_silence_s * SAMPLE_RATE), round(detection.padding_before_s * SAMPLE_RATE)
     spans: list[Span] = []
@@ -129,6 +146,8 @@ def find_speech(probabilities: NDArray[np.float32], total: int, detection: Speec
     quiet: int | None = None  # where the pause that we are in began
     for index, probability in enumerate(probabilities.tolist()):
         at = index * FRAME
+        if index % STEP == 0:
+            yield
         if probability >= speech_on:
             start, quiet = (at if start is None else start), None
         elif start is not None and probability < speech_off:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, TypeVar
 
 from steadyvoice.catalogue import EngineCard
@@ -17,6 +15,7 @@ from steadyvoice.engine.scheduler import Limits, ServiceClass
 from steadyvoice.engine.status import BatchReport
 from steadyvoice.engine.tickets import JobHandle, Task
 from steadyvoice.engine.worker_handle import WorkerSpec
+from steadyvoice.media.steps import Steps
 from steadyvoice.memory import MemoryLog
 from steadyvoice.metrics import Metrics
 from steadyvoice.protocol import MemoryPlan
@@ -24,6 +23,7 @@ from steadyvoice.serving.breaker import Breaker
 from steadyvoice.serving.door import Door
 from steadyvoice.serving.engines import Choice, choose_recognizer, choose_synthesizer
 from steadyvoice.serving.hardware import admission, gpus
+from steadyvoice.serving.host_threads import HostThreads
 from steadyvoice.serving.postprocess import PostProcessor
 from steadyvoice.settings import Settings
 
@@ -64,7 +64,7 @@ class Service:
         )
         self.post = PostProcessor()
         # Decoding and segmenting are CPU-bound: as many at once as requests are worked on at once.
-        self._host = ThreadPoolExecutor(self.door.admission.concurrency, thread_name_prefix="host")
+        self._host = HostThreads(self.door.admission.concurrency)
         log.info("%s: engine %s (%s)", role, choice.card.name, choice.reason)
         if settings.preload:
             self.engine.load()
@@ -87,17 +87,12 @@ class Service:
         return job
 
     async def on_host(self, function: Callable[[], T]) -> T:
-        """Run blocking work in the pool of host threads.
+        """Run a short function that blocks; see `HostThreads.run`."""
+        return await self._host.run(function)
 
-        A caller that is cancelled leaves only when the thread has: it may be reading an upload that the caller will close.
-        """
-        work = self._host.submit(function)
-        try:
-            return await asyncio.wrap_future(work)
-        except asyncio.CancelledError:
-            if not work.cancel():
-                await asyncio.wait({asyncio.ensure_future(_ended(work))})
-            raise
+    async def run_sliced(self, steps: Steps[T]) -> T:
+        """Run long work in slices; see `HostThreads.run_sliced`."""
+        return await self._host.run_sliced(steps)
 
     def _note_batch(self, report: BatchReport) -> None:
         self.last_batch = report
@@ -113,7 +108,7 @@ class Service:
         self.door.close()
         self.engine.close()
         self.post.close()
-        self._host.shutdown(wait=False, cancel_futures=True)
+        self._host.close()
 
 
 def worker_spec(choice: Choice, settings: Settings) -> WorkerSpec:
@@ -131,11 +126,3 @@ def memory_plan(settings: Settings) -> MemoryPlan:
         trim=settings.trim,
         folder=str(settings.cache_hub / "memory"),
     )
-
-
-async def _ended(work: Future[T]) -> None:
-    """Wait for a function that runs in a thread, whatever comes of it."""
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    work.add_done_callback(lambda _: loop.call_soon_threadsafe(ended.set))
-    await ended.wait()

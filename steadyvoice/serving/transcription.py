@@ -13,6 +13,7 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, BinaryIO
@@ -24,9 +25,10 @@ from steadyvoice.catalogue import RECOGNITION_LANGUAGES, TOKENS_PER_SECOND
 from steadyvoice.engine.scheduler import ServiceClass
 from steadyvoice.engine.tickets import JobHandle, Task
 from steadyvoice.errors import InvalidInput, TooLarge
-from steadyvoice.media.decode import SAMPLE_RATE, DecodeLimits, decode
+from steadyvoice.media.decode import SAMPLE_RATE, DecodeLimits, decode_steps
 from steadyvoice.media.rich_text import RichSegment, funasr_rich_text, join_text, rich_text
-from steadyvoice.media.segment import DEFAULT_DETECTION, SegmentOptions, Span, SpeechDetection, segment
+from steadyvoice.media.segment import DEFAULT_DETECTION, SegmentOptions, Span, SpeechDetection, segment_steps
+from steadyvoice.media.steps import Steps
 from steadyvoice.media.subtitles import Cue, cues_of, to_srt, to_vtt
 from steadyvoice.media.words import WORD_BYTES, PackedWords
 from steadyvoice.protocol import NO_SCORES, Recognition, RecognizeItem, Scores, Word
@@ -111,6 +113,14 @@ class Transcript:
 Event = Progress | TranscriptSegment | Transcript
 
 
+@dataclass(frozen=True)
+class _Upload:
+    """An upload that has been read: its key in the cache, and its samples, or the transcript that is known of it."""
+
+    key: tuple[str, TranscribeOptions]
+    content: NDArray[np.float32] | Transcript
+
+
 class Transcriber:
     """Turns uploads into transcripts, many at a time."""
 
@@ -156,20 +166,28 @@ class Transcriber:
             SteadyvoiceError: every subclass that decode and engine raise.
         """
         service, began = self.service, time.monotonic()
-        yield Progress("decoding")
-        key = (await service.on_host(partial(_content_hash, file)), replace(options, service_class=ServiceClass.INTERACTIVE))
-        known = self._cache.get(key)
-        if known is not None:
+        key_options = replace(options, service_class=ServiceClass.INTERACTIVE)
+        reading = asyncio.ensure_future(service.run_sliced(self._read_steps(file, key_options)))
+        async with aclosing(_progress("decoding", reading)) as progress:
+            async for event in progress:
+                yield event
+        read = reading.result()
+        del reading
+        if isinstance(read.content, Transcript):
+            known = read.content
             service.metrics.cache_hits.inc()
             for done in known.segments:
                 yield done
             yield replace(known, cached=True, queue_s=0.0, inference_s=0.0)
             return
-        service.breaker.check()
-        samples = await service.on_host(partial(decode, file, self._limits))
+        key, samples = read.key, read.content
+        del read  # nothing but `samples` is to hold them
         service.memory.step("decode")
-        yield Progress("segmenting")
-        spans = await self._segmented(samples, options, began)
+        segmenting = asyncio.ensure_future(self._segmented(samples, options, began))
+        async with aclosing(_progress("segmenting", segmenting)) as progress:
+            async for event in progress:
+                yield event
+        spans = segmenting.result()
         try:
             job = self._submit(samples, spans, options, caller, began)
         except TooLarge:  # the model was loaded anew meanwhile, and has less room
@@ -211,6 +229,15 @@ class Transcriber:
         )
         yield transcript
 
+    def _read_steps(self, file: BinaryIO, options: TranscribeOptions) -> Steps[_Upload]:
+        """Decode an upload, unless the answer to it is known. Raises as `decode_steps`, and EngineUnavailable before it."""
+        key = ((yield from _hash_steps(file)), options)
+        known = self._cache.get(key)
+        if known is not None:
+            return _Upload(key, known)
+        self.service.breaker.check()
+        return _Upload(key, (yield from decode_steps(file, self._limits)))
+
     async def _segmented(self, samples: NDArray[np.float32], options: TranscribeOptions, began: float) -> list[Span]:
         """Where somebody speaks, cut as short as the device needs it: that is known once the model has loaded, which goes on
         meanwhile. A load that fails is left to `submit` to tell."""
@@ -218,10 +245,10 @@ class Transcriber:
         loaded = asyncio.wrap_future(service.engine.load())
         loaded.add_done_callback(_heed)
         cuts = self._cuts(options)
-        spans = await service.on_host(partial(segment, samples, cuts))
+        spans = await service.run_sliced(segment_steps(samples, cuts))
         await asyncio.wait({loaded}, timeout=max(0.0, began + service.settings.request_timeout_s - time.monotonic()))
         if (shorter := self._cuts(options)) != cuts:
-            spans = await service.on_host(partial(segment, samples, shorter))
+            spans = await service.run_sliced(segment_steps(samples, shorter))
         service.memory.step("segment")
         return spans
 
@@ -285,6 +312,19 @@ async def finished(events: AsyncIterator[Event]) -> Transcript:
     raise AssertionError("a transcription ended without a transcript")
 
 
+async def _progress(stage: str, work: asyncio.Future[Any]) -> AsyncGenerator[Progress]:
+    """Where a request stands, until `work` is done. Closing it cancels the work and waits for its end."""
+    try:
+        while True:
+            yield Progress(stage)
+            if (await asyncio.wait({work}, timeout=PROGRESS_S))[0]:
+                return
+    finally:
+        if work.cancel():
+            await asyncio.wait({work})
+        work.add_done_callback(_heed)
+
+
 def _heed(future: asyncio.Future[Any]) -> None:
     """Take note of an error that nobody is there to hear any more: its caller pressed Stop."""
     if not future.cancelled():
@@ -308,11 +348,12 @@ def _to_segment(index: int, span: Span, recognition: Recognition) -> TranscriptS
     )
 
 
-def _content_hash(file: BinaryIO) -> str:
+def _hash_steps(file: BinaryIO) -> Steps[str]:
     digest = hashlib.sha256()
     file.seek(0)
     while block := file.read(HASH_BLOCK):
         digest.update(block)
+        yield
     file.seek(0)
     return digest.hexdigest()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.audio import clip, loudness, read, wav_bytes
+from tests.audio import clip, loudness, read, silent_opus, wav_bytes
 from tests.end_to_end.apps import CLIPS, RunningApp, running
 from tests.end_to_end.browsing import PHONE, WAIT_MS, fits, opened, wait_done
 
@@ -144,6 +145,27 @@ def test_a_mistake_is_explained_on_the_page(browser: Browser, asr: RunningApp, l
     with opened(browser, asr, locale) as page:
         page.locator("#sv-start").click()
         expect(page.locator("#sv-status")).to_contain_text(said, timeout=WAIT_MS)
+
+
+@pytest.mark.parametrize("how", ["stop", "closed tab"])
+def test_a_visitor_who_stops_or_leaves_while_the_audio_is_read_frees_the_place(
+    browser: Browser, asr: RunningApp, how: str
+) -> None:
+    with opened(browser, asr, "en-US") as page, asr.client as client:
+        page.locator("#sv-audio input[type=file]").set_input_files(
+            {"name": f"{how}.opus", "mimeType": "audio/ogg", "buffer": silent_opus(4 * 3_600 - 10) + how.encode()}
+        )
+        expect(page.locator("#sv-audio")).to_contain_text(re.compile(r"\d:\d\d"), timeout=WAIT_MS)
+        page.locator("#sv-start").click()
+        expect(page.locator("#sv-status")).to_contain_text("reading the audio", timeout=WAIT_MS)
+        if how == "stop":
+            page.locator("#sv-stop").click()
+            expect(page.locator("#sv-status")).to_contain_text("Stopped", timeout=WAIT_MS)
+        else:
+            page.close()
+        deadline = time.monotonic() + 8  # decoding takes some twenty seconds
+        while "steadyvoice_requests_in_progress 0.0" not in client.get("/metrics").text:
+            assert time.monotonic() < deadline, "the audio is still being read"
 
 
 def test_stop_counts_in_the_very_moment_after_start_too(browser: Browser, asr: RunningApp) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.audio import clip, read, wav_bytes
+from tests.audio import clip, read, silent_opus, wav_bytes
 from tests.end_to_end.apps import CLIPS, ROOT, RunningApp, running
 
 ROUTE = "/v1/audio/transcriptions"
@@ -180,6 +180,28 @@ def test_a_caller_who_hangs_up_costs_nothing_after_the_current_batch(asr: Runnin
     until(lambda: metric(asr, "steadyvoice_engine_jobs") == 0, 20)
     assert metric(asr, "steadyvoice_requests_in_progress") == 0
     assert metric(asr, "steadyvoice_batches_total") - batches <= 3
+
+
+def test_hours_of_silence_delay_nobody_and_end_with_their_callers(asr: RunningApp) -> None:
+    before = metric(asr, "steadyvoice_requests_in_progress")
+    silence = silent_opus(4 * 3_600 - 10)
+    left: list[int] = []
+
+    def hang_up(number: int) -> None:
+        with httpx.Client(base_url=asr.url) as client, pytest.raises(httpx.ReadTimeout):
+            client.post(ROUTE, files={"file": ("a.opus", silence + bytes(number))}, timeout=httpx.Timeout(60, read=3.0))
+        left.append(number)
+
+    with ThreadPoolExecutor(4) as pool:
+        hanging_up = [pool.submit(hang_up, number) for number in range(4)]
+        until(lambda: metric(asr, "steadyvoice_requests_in_progress") == before + 4)
+        assert transcribe(asr, clip(CLIPS[2]) * 0.86).status_code == 200
+        # A caller leaves after three seconds; two threads would decode for half a minute.
+        assert not left, "the clip is answered while all four are being decoded"
+        for done in hanging_up:
+            done.result()
+    until(lambda: metric(asr, "steadyvoice_requests_in_progress") == before, 10)
+    assert transcribe(asr, clip(CLIPS[2]) * 0.85).status_code == 200
 
 
 def test_sigterm_lets_running_requests_finish_and_refuses_new_ones() -> None:

@@ -6,6 +6,7 @@ import io
 import os
 import struct
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from numpy.typing import NDArray
 
 from steadyvoice.errors import InvalidInput, TooLarge, UnsupportedMedia
 from steadyvoice.media import decode as module
-from steadyvoice.media.decode import MAX_CHANNELS, MAX_RATE, MIN_RATE, SAMPLE_RATE, DecodeLimits, decode
+from steadyvoice.media.decode import MAX_CHANNELS, MAX_RATE, MIN_RATE, SAMPLE_RATE, DecodeLimits, decode, decode_steps
+from steadyvoice.media.steps import complete
 
 DATA = Path(__file__).parent.parent / "data"
 MINUTE = DecodeLimits(max_seconds=60.0)
@@ -245,6 +247,78 @@ def test_a_file_that_takes_too_long_to_decode_is_given_up(clip: Samples, monkeyp
 
     with pytest.raises(TooLarge, match="to decode"):
         decode(io.BytesIO(encoded(clip, "wav", SAMPLE_RATE, 1)), MINUTE)
+
+
+def test_waiting_between_two_steps_is_not_time_to_decode(clip: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(module.time, "thread_time", lambda: now)
+    monkeypatch.setattr(module, "STEP_S", 0.0)
+    steps = decode_steps(io.BytesIO(encoded(clip, "opus", 48_000, 1)), MINUTE)
+    for waits in range(3):
+        next(steps)
+        now += module.MAX_DECODE_S * (waits + 1)
+
+    assert complete(steps).size > 0
+
+
+def test_decoding_can_be_given_up_between_two_steps_and_lets_go_of_the_upload(
+    clip: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STEP_S", 0.0)
+    for kind in ("wav", "mp3", "opus", "webm"):
+        upload = io.BytesIO(encoded(clip, kind, 48_000, 1))
+        steps = decode_steps(upload, MINUTE)
+        next(steps)
+        steps.close()
+        upload.seek(0)
+        assert len(decode(upload, MINUTE)) > 0
+
+
+def chunks_without_audio() -> dict[str, bytes]:
+    """Files in which a decoder that is not stopped looks for audio for seconds."""
+    count = 4_000_000
+    fmt = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 1, 16_000, 32_000, 2, 16)
+    frames = b"TXXX\0\0\0\1\0\0\0" * (count // 2)
+    size = bytes(len(frames) >> shift & 127 for shift in (21, 14, 7, 0))
+    return {
+        "wav": b"RIFF" + struct.pack("<I", 8 * count + 36) + b"WAVE" + fmt + b"junk\0\0\0\0" * count,
+        "flac": b"fLaC\0\0\0\x22" + bytes(34) + b"\1\0\0\0" * 4 * count,
+        "id3": b"ID3\3\0\0" + size + frames,
+    }
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "id3"])
+def test_no_step_takes_long_in_a_file_without_audio(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_STEP_S", 0.1)
+    began = time.thread_time()
+
+    with pytest.raises((TooLarge, UnsupportedMedia, InvalidInput)):
+        decode(io.BytesIO(chunks_without_audio()[kind]), MINUTE)
+
+    assert time.thread_time() - began < 0.5
+
+
+def test_packets_of_another_stream_are_steps_too(clip: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STEP_S", 0.0)
+    film = io.BytesIO()
+    with av.open(film, "w", format="matroska") as container:
+        container.add_stream("libopus", rate=48_000, layout="mono")
+        pictures = container.add_stream("mjpeg", rate=25)
+        assert isinstance(pictures, av.VideoStream)
+        pictures.width = pictures.height = 16
+        pictures.pix_fmt = "yuvj420p"
+        (picture,) = pictures.encode(av.VideoFrame(16, 16, "yuvj420p"))
+        for index in range(1_000):
+            packet = av.Packet(bytes(picture))
+            packet.stream, packet.time_base = pictures, Fraction(1, 25)
+            packet.pts = packet.dts = index
+            container.mux(packet)
+
+    steps = decode_steps(film, MINUTE)
+    for _ in range(1_000):
+        next(steps)
+    with pytest.raises(InvalidInput, match="no samples"):
+        complete(steps)
 
 
 @pytest.mark.parametrize("kind", ["flac", "ogg", "opus"])
