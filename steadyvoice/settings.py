@@ -26,6 +26,12 @@ ROOT = Path(__file__).resolve().parent.parent
 # For start_app.sh alone; may stand in the same .env.
 FOR_THE_LAUNCHER = frozenset({"PYTHON"})
 
+# https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+SERVICE_LINK = re.compile(
+    r"(?P<service>STEADYVOICE(_[A-Z0-9_]+?)??)_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|(?P<url>PORT)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")
+
 Port = Annotated[int, Field(ge=1, le=65_535)]
 # A relative path means the same folder from wherever the app is started. Links stay: an environment's `python` is one, and what
 # it leads to is another interpreter.
@@ -172,14 +178,38 @@ def load_settings(env_file: Path | None = ROOT / ".env") -> Settings:
         in_file = dotenv_values(env_file) if env_file and env_file.is_file() else {}
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{env_file} cannot be read: {error}") from error
-    problems = _unknown_names({**in_file, **os.environ})
+    environment = {**in_file, **os.environ}
+    injected = {name for name, value in environment.items() if _is_injected(name, value or "")}
+    problems = _explain_injected(injected, environment)
+    problems += _unknown_names({name: value for name, value in environment.items() if name not in injected})
     try:
         settings = Settings(_env_file=env_file)  # type: ignore[call-arg]
     except ValidationError as error:
-        problems += [_explain(problem) for problem in error.errors()]
+        known = {name.upper().removeprefix(PREFIX).lower() for name in injected}
+        problems += [_explain(problem) for problem in error.errors() if not known.intersection(problem["loc"])]
     if problems:
         raise SettingsError("\n".join(problems))
     return settings
+
+
+def _is_injected(name: str, value: str) -> bool:
+    """Whether Kubernetes has set this variable, to tell a pod where a Service is."""
+    named = SERVICE_LINK.fullmatch(name.upper())
+    return bool(named and value and (not named["url"] or SERVICE_URL.match(value)))
+
+
+def _explain_injected(names: set[str], environment: Mapping[str, str | None]) -> list[str]:
+    """One line for each Service, which names the first of its variables."""
+    first: dict[str, str] = {}
+    for name in sorted(names):
+        named = SERVICE_LINK.fullmatch(name.upper())
+        assert named is not None
+        first.setdefault(named["service"].replace("_", "-").lower(), name)
+    return [
+        f"{name}={environment[name]!r}: Kubernetes sets this in every pod for a Service named {service}; "
+        f"set `enableServiceLinks: false` in the pod's spec, or give the Service another name"
+        for service, name in first.items()
+    ]
 
 
 def _unknown_names(environment: Mapping[str, str | None]) -> list[str]:

@@ -160,6 +160,48 @@ def test_a_name_like_no_other_is_refused_with_all_that_are_known(monkeypatch: py
     assert all(name.upper() in str(refused.value) for name in Settings.model_fields)
 
 
+@pytest.mark.parametrize(
+    ("service", "variables"),
+    [
+        (
+            "steadyvoice-asr",
+            {
+                "ASR_PORT": "tcp://10.0.0.1:6006",
+                "ASR_PORT_6006_TCP": "tcp://10.0.0.1:6006",
+                "ASR_PORT_6006_TCP_ADDR": "10.0.0.1",
+                "ASR_PORT_6006_TCP_PORT": "6006",
+                "ASR_PORT_6006_TCP_PROTO": "tcp",
+                "ASR_SERVICE_HOST": "10.0.0.1",
+                "ASR_SERVICE_PORT": "6006",
+                "ASR_SERVICE_PORT_HTTP": "6006",
+            },
+        ),
+        ("steadyvoice-tts", {"TTS_PORT": "tcp://[fd00::1]:7860"}),
+        ("steadyvoice", {"PORT": "tcp://10.0.0.1:80", "SERVICE_HOST": "10.0.0.1"}),
+        ("steadyvoice-speech-api", {"SPEECH_API_SERVICE_PORT": "80"}),
+    ],
+)
+def test_what_kubernetes_injects_is_told_as_that_once_for_each_service(
+    monkeypatch: pytest.MonkeyPatch, service: str, variables: dict[str, str]
+) -> None:
+    given(monkeypatch, **variables)
+
+    with pytest.raises(SettingsError) as refused:
+        load_settings(None)
+
+    (line,) = str(refused.value).splitlines()
+    assert line.startswith(f"{PREFIX}{min(variables)}={variables[min(variables)]!r}: Kubernetes ")
+    assert f"Service named {service};" in line
+    assert "enableServiceLinks: false" in line
+
+
+def test_a_port_that_is_only_wrong_is_not_blamed_on_kubernetes(monkeypatch: pytest.MonkeyPatch) -> None:
+    given(monkeypatch, ASR_PORT="http://10.0.0.1")
+
+    with pytest.raises(SettingsError, match="valid integer"):
+        load_settings(None)
+
+
 def test_a_name_without_the_prefix_is_nobodys_business(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ASR_PORT", "1")
     monkeypatch.setenv("HOST", "example.com")

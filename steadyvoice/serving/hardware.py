@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-import pynvml
 
-log = logging.getLogger(__name__)
+from steadyvoice.serving.gpus import Gpu, gpus
+
+__all__ = ["Admission", "Gpu", "admission", "free_disk_bytes", "gpus", "ram_bytes"]
 
 LARGE_CARD_BYTES = 20e9  # a "24 GB" card shows a little less than that
 QUEUE_SIZE = 5
 CONCURRENCY_LARGE, CONCURRENCY_SMALL = 2, 1
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One NVIDIA card. Bytes; `free` is what nobody holds at this moment."""
-
-    name: str
-    driver: str
-    total: int
-    free: int
 
 
 @dataclass(frozen=True)
@@ -37,31 +27,6 @@ class Admission:
     @property
     def capacity(self) -> int:
         return self.concurrency + self.queue_size
-
-
-def gpus() -> list[Gpu]:
-    """All cards that answer. Empty without a driver; a card that is lost is left out with a warning."""
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
-    found = []
-    try:
-        driver, count = pynvml.nvmlSystemGetDriverVersion(), pynvml.nvmlDeviceGetCount()
-    except pynvml.NVMLError as error:
-        log.warning("the NVIDIA driver does not answer: %s", error)
-        driver, count = "", 0
-    try:
-        for index in range(count):
-            try:
-                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-                memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-                found.append(Gpu(pynvml.nvmlDeviceGetName(handle), driver, int(memory.total), int(memory.free)))
-            except pynvml.NVMLError as error:
-                log.warning("GPU %d does not answer: %s", index, error)
-    finally:
-        pynvml.nvmlShutdown()
-    return found
 
 
 def admission(queue_size: int | None, concurrency: int | None, gpu_memory_gb: float | None, cards: list[Gpu]) -> Admission:

@@ -11,7 +11,6 @@ import argparse
 import errno
 import http.client
 import platform
-import socket
 import sys
 import time
 import urllib.request
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from steadyvoice.serving import hardware
 from steadyvoice.serving.engines import Choice, NoEngine, choose_recognizer, choose_synthesizer
+from steadyvoice.serving.listen import listen
 from steadyvoice.settings import PREFIX, Settings, SettingsError, load_settings
 
 MIN_RAM_PER_APP = 1e9  # bytes available; a page, a decoder and an embedded engine
@@ -141,28 +141,22 @@ def plan_app(app: App, settings: Settings, machine: Machine) -> AppPlan:
 
 
 def check_port(host: str, port: int, setting: str) -> tuple[str, str | None]:
-    """(state, problem or None), found by binding as the server will: every address that `host` stands for."""
+    """(state, problem or None), found by listening as the server will, for a moment."""
     where = f"{PREFIX}HOST={host}"
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (socket.gaierror, UnicodeError) as error:
-        return "not usable", f"{where} is no address: {getattr(error, 'strerror', None) or error}"
-    for family, kind, protocol, _, address in found:
-        try:
-            with socket.socket(family, kind, protocol) as tried:
-                # A port that only lingers in TIME_WAIT after a restart is free; a listener still refuses.
-                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    tried.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                tried.bind(address)
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                return "in use", f"port {port} on {host} is in use: stop what listens there, or set {setting} to a free port"
-            if error.errno == errno.EACCES:
-                return "not usable", f"port {port} on {host} needs more rights than you have: set {setting} to 1024 or higher"
-            if error.errno == errno.EADDRNOTAVAIL:
-                return "not usable", f"{where} is not an address of this machine: set it to 127.0.0.1, or to 0.0.0.0 for all"
-            return "not usable", f"port {port} on {host} cannot be opened ({setting}, {PREFIX}HOST): {error.strerror}"
+        listen(host, port).close()
+    except UnicodeError:
+        return "not usable", f"{where} is no name that could be looked up"
+    except OSError as error:
+        if error.errno is not None and error.errno < 0:  # of getaddrinfo
+            return "not usable", f"{where} cannot be looked up: set it to 127.0.0.1, or to 0.0.0.0 for all addresses"
+        if error.errno == errno.EADDRINUSE:
+            return "in use", f"port {port} on {host} is in use: stop what listens there, or set {setting} to a free port"
+        if error.errno == errno.EACCES:
+            return "not usable", f"port {port} on {host} needs more rights than you have: set {setting} to 1024 or higher"
+        if error.errno == errno.EADDRNOTAVAIL:
+            return "not usable", f"{where} is not an address of this machine: set it to 127.0.0.1, or to 0.0.0.0 for all"
+        return "not usable", f"port {port} on {host} cannot be opened ({setting}, {PREFIX}HOST): {error.strerror}"
     return "free", None
 
 

@@ -20,6 +20,7 @@ from steadyvoice.serving.accept import Acceptor
 from steadyvoice.serving.connection_limits import ConnectionTable, connection_limits
 from steadyvoice.serving.connections import MAX_HEADER_BYTES, Connection
 from steadyvoice.serving.engines import NoEngine
+from steadyvoice.serving.listen import listen
 from steadyvoice.serving.middleware import request_id_var
 from steadyvoice.serving.service import Service
 from steadyvoice.settings import Settings, SettingsError, load_settings
@@ -82,26 +83,13 @@ class DrainingServer(uvicorn.Server):
         asyncio.get_running_loop().call_soon_threadsafe(self._stopping.set)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens at `host`, an IPv4 or IPv6 address or name.
-
-    Raises:
-        OSError: the address cannot be had.
-    """
-    listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024)
-    # Connections inherit it. asyncio sets it only on sockets that say that they are TCP, which `create_server`'s do not: the
-    # body of an answer then waits 40 ms until the caller's kernel has acknowledged the headers.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
-
-
 def serve(app: FastAPI, host: str, port: int) -> None:
     """Run until asked to stop. Exits with 0 then, and with `EXIT_BAD_START` when the address cannot be had."""
     service: Service = app.state.service
     try:
         listener = listen(host, port)
-    except OSError as error:
-        log.error("cannot listen on %s:%d: %s", host, port, error.strerror)
+    except (OSError, UnicodeError) as error:
+        log.error("cannot listen on %s:%d: %s", host, port, getattr(error, "strerror", None) or error)
         service.close()
         raise SystemExit(EXIT_BAD_START) from None
     # Without its engine an app can only refuse; ending lets whoever started it start it again.

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 from steadyvoice.serving import run
 from steadyvoice.serving.connection_limits import ConnectionLimits
+from steadyvoice.serving.listen import listen
 
 TIMEOUT_S = 20
 
@@ -85,7 +86,7 @@ def is_ended(connection: socket.socket) -> bool:
 @contextmanager
 def plain_server(app: ASGIApp, limits: ConnectionLimits, progress_timeout_s: float = TIMEOUT_S) -> Iterator[PlainServer]:
     service: Any = SimpleNamespace(settings=SimpleNamespace(progress_timeout_s=progress_timeout_s))
-    listener = run.listen("127.0.0.1", 0)
+    listener = listen("127.0.0.1", 0)
     config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", lifespan="off", timeout_graceful_shutdown=1)
     with patch.object(run, "connection_limits", lambda: limits):
         server = run.DrainingServer(config, service)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
@@ -99,6 +100,20 @@ def test_a_port_that_has_just_been_closed_is_free() -> None:
             accepted, _ = server.accept()
             accepted.close()  # our side closes first: the port is left in TIME_WAIT
     assert check_port("127.0.0.1", port, "STEADYVOICE_ASR_PORT") == ("free", None)
+
+
+def test_a_port_is_tried_by_listening_as_the_server_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two listeners may share what two sockets that are only bound do not, and the other way round."""
+    tried: list[tuple[str, int]] = []
+
+    def refuse(host: str, port: int) -> socket.socket:
+        tried.append((host, port))
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(preflight, "listen", refuse)
+    state, problem = check_port("::1", 80, "STEADYVOICE_ASR_PORT")
+    assert (tried, state) == ([("::1", 80)], "not usable")
+    assert problem == "port 80 on ::1 needs more rights than you have: set STEADYVOICE_ASR_PORT to 1024 or higher"
 
 
 def test_an_address_that_is_not_of_this_machine_is_one_problem_for_both_apps() -> None:

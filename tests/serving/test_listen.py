@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import socket
 
-from steadyvoice.serving.run import listen
+from steadyvoice.serving.listen import listen
 
 
 def test_an_answer_does_not_wait_until_its_headers_are_acknowledged() -> None:
