@@ -210,6 +210,7 @@ class Dispatcher:
                 batches=self._batches,
                 largest_batch=self._largest_batch,
                 retry_after_s=self._retry_after(),
+                load_backoff_s=slot.wait_s if slot.backing_off else 0.0,
                 last_error=slot.last_error,
                 stalled=False,
                 events={name: self._events[name] for name in EVENTS},

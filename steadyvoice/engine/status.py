@@ -22,6 +22,7 @@ class EngineStatus:
     batches: int
     largest_batch: int
     retry_after_s: float
+    load_backoff_s: float  # until a load may be tried again after one that failed; 0 where none failed a moment ago
     last_error: str | None
     stalled: bool
     events: dict[str, int]  # what happened how often; see `EVENTS`

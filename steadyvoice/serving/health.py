@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
@@ -11,12 +12,14 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict
 
+from steadyvoice.errors import EngineUnavailable
 from steadyvoice.memory import rss_bytes
 from steadyvoice.metrics import CONTENT_TYPE
 from steadyvoice.serving.openapi import content, errors
 from steadyvoice.serving.service import Service
 
 Handler = Callable[[], Awaitable[JSONResponse]]
+DRAINING_S = 10.0  # after which another process may have taken this one's place
 OPERATIONS: list[str | Enum] = ["operations"]
 
 
@@ -26,6 +29,29 @@ class Health(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     status: str
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """Why an app is not ready, and the seconds after which it may be."""
+
+    status: str
+    reason: str
+    retry_after_s: float
+
+
+def _refusal(service: Service) -> _Refusal | None:
+    """Both waits end by themselves: behind a load balancer no request comes that could end them."""
+    if service.door.closing:
+        return _Refusal("draining", "the server is draining before it stops", DRAINING_S)
+    try:
+        service.breaker.check()
+    except EngineUnavailable as error:
+        return _Refusal("engine_failing", error.message, error.retry_after_s or 0.0)
+    status = service.engine.status()
+    if status.load_backoff_s > 0:
+        return _Refusal("load_failing", status.last_error or "the model could not be loaded", status.load_backoff_s)
+    return None
 
 
 def add_health(app: FastAPI, service: Service) -> None:
@@ -59,11 +85,13 @@ def add_health(app: FastAPI, service: Service) -> None:
 
     @probe("/ready")
     async def ready() -> JSONResponse:
-        """200 while requests are taken. A model that is not loaded yet is ready: the first request loads it."""
-        closing = service.door.closing
-        state = service.engine.status().state.value
-        body = {"status": "draining" if closing else "ready", "engine": service.card.name, "model": state}
-        return JSONResponse(body, 503 if closing else 200)
+        """200 while the next request would be let through to the engine. A model that is not loaded yet is ready: the first
+        request loads it. Otherwise `status` is `draining`, `engine_failing` or `load_failing`, with a `reason`."""
+        body = {"status": "ready", "engine": service.card.name, "model": service.engine.status().state.value}
+        if (refusal := _refusal(service)) is None:
+            return JSONResponse(body)
+        wait = {"Retry-After": str(math.ceil(refusal.retry_after_s))}
+        return JSONResponse(body | {"status": refusal.status, "reason": refusal.reason}, 503, headers=wait)
 
     @app.get(
         "/metrics",

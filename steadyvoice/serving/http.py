@@ -16,7 +16,7 @@ from steadyvoice.serving.documentation import add_documentation
 from steadyvoice.serving.health import add_health
 from steadyvoice.serving.http_errors import add_error_handlers, error_response
 from steadyvoice.serving.identity import Identify
-from steadyvoice.serving.middleware import BodyLimit, BodyProgress, Observe
+from steadyvoice.serving.middleware import BodyLimit, BodyProgress, InternalErrors, Observe
 from steadyvoice.serving.model_routes import add_model_routes
 from steadyvoice.serving.openapi import schema_of
 from steadyvoice.serving.origins import RefuseForeign, SecurityHeaders
@@ -60,6 +60,7 @@ def create_app(service: Service) -> FastAPI:
 def _add_middleware(app: FastAPI, service: Service) -> None:
     """The one that is added last is the first that a request meets."""
     settings = service.settings
+    app.add_middleware(InternalErrors)
     app.add_middleware(BodyLimit, service=service)
     app.add_middleware(BodyProgress, timeout_s=settings.progress_timeout_s)
     # Also where no origin is allowed: Gradio, mounted, then leaves CORS to us instead of letting every origin in.
@@ -75,6 +76,7 @@ def _add_middleware(app: FastAPI, service: Service) -> None:
     )
     app.add_middleware(Identify, role=service.role, trusted_proxies=settings.trusted_proxies)
     app.add_middleware(SecurityHeaders, shared=bool(settings.cors_origins))
+    app.add_middleware(InternalErrors)  # of the middleware
     app.add_middleware(Observe, service=service)
 
 

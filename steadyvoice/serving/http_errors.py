@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -16,8 +15,6 @@ from starlette.requests import ClientDisconnect
 
 from steadyvoice.errors import BodyTimeout, Cancelled, InvalidInput, SteadyvoiceError
 
-log = logging.getLogger(__name__)
-
 MAX_PARAM = 64  # characters of a field's name that are told back
 MAX_VALUE = 64  # and of its value
 PLAIN_REASONS = {"extra_forbidden": "there is no such field", "bool_parsing": "allowed: true, false"}
@@ -26,12 +23,11 @@ OPENAI_PATHS = ("/v1/audio/", "/v1/models")
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Every exception of the app's routes becomes an error body."""
+    """Every exception that the app's routes mean to raise becomes an error body; `InternalErrors` takes the others."""
     app.add_exception_handler(SteadyvoiceError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_validation_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(ClientDisconnect, _answer_disconnect)
-    app.add_exception_handler(Exception, _answer_bug)
 
 
 def add_page_error_handlers(page_app: FastAPI) -> None:
@@ -41,6 +37,7 @@ def add_page_error_handlers(page_app: FastAPI) -> None:
     """
     for status in (404, 405):
         page_app.add_exception_handler(status, _answer_http_exception)
+    page_app.add_exception_handler(Exception, answer_bug)
 
 
 def error_body(message: str, code: str, kind: str, param: str | None = None) -> dict[str, Any]:
@@ -117,7 +114,6 @@ async def _answer_disconnect(_: Request, error: Exception) -> Response:
     return error_response(Cancelled.status, "the caller went away", Cancelled.code, Cancelled.type)
 
 
-async def _answer_bug(_: Request, error: Exception) -> Response:
-    # The traceback goes to the log with the request's id, and nowhere else.
-    log.error("the request failed", exc_info=error)
+async def answer_bug(_: Request, error: Exception) -> Response:
+    """For an exception that is a bug. Its traceback is for the log, and in no answer."""
     return error_response(500, "internal error", "internal_error", "server_error")

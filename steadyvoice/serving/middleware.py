@@ -6,17 +6,21 @@ Pure ASGI: Starlette's own wrapper class breaks streaming and disconnects.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import secrets
 import time
 from contextvars import ContextVar
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from steadyvoice.errors import BodyTimeout, TooLarge
-from steadyvoice.serving.http_errors import answer_of
+from steadyvoice.errors import BodyTimeout, SteadyvoiceError, TooLarge
+from steadyvoice.serving.http_errors import answer_bug, answer_of
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.voices import MAX_FILE_BYTES
+
+log = logging.getLogger(__name__)
 
 request_id_var: ContextVar[str] = ContextVar("request_id", default="-")
 REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
@@ -63,6 +67,40 @@ class Observe:
             route = getattr(scope.get("route"), "path", "page")
             self._metrics.requests.labels(route, str(status)).inc()
             self._metrics.request_seconds.labels(route).observe(time.monotonic() - began)
+
+
+class InternalErrors:
+    """Answers with 500 for an exception that is a bug, and logs its traceback once, with the request's id.
+
+    Starlette's own catch-all lies around all other middleware, so its answer would have neither id nor headers. It also raises
+    the exception again, which the server then logs a second time.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = finished = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started, finished
+            started |= message["type"] == "http.response.start"
+            finished |= message["type"] == "http.response.body" and not message.get("more_body", False)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except SteadyvoiceError:
+            raise
+        except Exception as error:
+            if started and not finished:
+                raise  # the server cuts the connection, and logs the traceback: half an answer must not look like a whole one
+            log.exception("the request failed")
+            if not started:
+                await (await answer_bug(Request(scope), error))(scope, receive, send)
 
 
 class BodyLimit:
