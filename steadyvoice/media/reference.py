@@ -10,7 +10,8 @@ from typing import BinaryIO
 import numpy as np
 
 from steadyvoice.errors import InvalidInput, TooLarge
-from steadyvoice.media.decode import DecodeLimits, decode
+from steadyvoice.media.decode import DecodeLimits, decode_steps
+from steadyvoice.media.steps import Steps, complete
 from steadyvoice.protocol import PcmArray
 
 REFERENCE_RATE = 22_050  # Hz
@@ -26,7 +27,12 @@ MAX_CLIPPED = 0.001  # of the samples
 
 
 def read_reference(file: BinaryIO) -> PcmArray:
-    """Decode a recording, cut off the silence at both ends and check what is left.
+    """Decode a recording and check it; see `reference_steps`."""
+    return complete(reference_steps(file))
+
+
+def reference_steps(file: BinaryIO) -> Steps[PcmArray]:
+    """Decode a recording in steps, cut off the silence at both ends and check what is left.
 
     Args:
         file: open, seekable and at most as large as the upload limit; read from its start.
@@ -39,7 +45,7 @@ def read_reference(file: BinaryIO) -> PcmArray:
         TooLarge: it is longer than it may be.
         InvalidInput: it is too short, silent or clipped.
     """
-    samples = decode(file, DECODED, REFERENCE_RATE)
+    samples = yield from decode_steps(file, DECODED, REFERENCE_RATE)
     # 32,768 and not 32,767: a file of 16 bits at this rate comes out as it went in.
     pcm = trim(np.clip(np.rint(samples * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16))
     seconds = len(pcm) / REFERENCE_RATE

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from steadyvoice.errors import BodyTimeout, SteadyvoiceError, TooLarge
 from steadyvoice.serving.http_errors import answer_bug, answer_of
 from steadyvoice.serving.service import Service
-from steadyvoice.serving.voices import MAX_FILE_BYTES
+from steadyvoice.serving.voice_files import MAX_FILE_BYTES
 
 log = logging.getLogger(__name__)
 

@@ -63,12 +63,16 @@ class SynthesizeBody(Wishes):
     """The body of /synthesize."""
 
     text: str = Field(description="The text has at least one letter or digit.")
-    speaker_id: int | str = Field(0, description="Number or name of a voice, see `GET /v1/voices`.")
+    speaker_id: int | str = Field(
+        0, description="Number or name of a voice, see `GET /v1/voices`. Left out: the voice with the lowest number."
+    )
     format: str = Field("wav", json_schema_extra={"enum": list(AUDIO_FORMATS)})
     stream: bool | None = Field(None, description="Left out: where the audio will last over a minute.")
 
     def options(self) -> SpeakOptions:
-        return SpeakOptions(self.text, speaker_id=self.speaker_id, format=self.format, **self.wishes())
+        # The default is the first voice there is, which need not be number 0: that may have been removed.
+        speaker_id = self.speaker_id if "speaker_id" in self.model_fields_set else None
+        return SpeakOptions(self.text, speaker_id=speaker_id, format=self.format, **self.wishes())
 
 
 class VoiceId(BaseModel):

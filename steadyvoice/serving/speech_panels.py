@@ -18,7 +18,8 @@ from steadyvoice.serving.identity import caller_of
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.speech_request import MAX_EMOTION_TEXT
 from steadyvoice.serving.speech_texts import EMOTION_NAMES, TEXTS
-from steadyvoice.serving.voices import MAX_NAME, Voice, VoiceStore
+from steadyvoice.serving.voice_names import MAX_NAME
+from steadyvoice.serving.voices import Voice, VoiceStore
 
 Values = dict[Any, Any]  # component -> its value
 

@@ -26,7 +26,7 @@ class SpeakOptions:
     language: str = "auto"
     emotion: str = "neutral"
     emotion_strength: float = 0.6
-    speaker_id: str | int = 0
+    speaker_id: str | int | None = None  # left out: the voice with the lowest number
     speed: float = 1.0
     format: str = "wav"
     seed: int | None = None
@@ -125,10 +125,10 @@ def sentences(options: SpeakOptions, service: Service) -> tuple[Piece, ...]:
     return pieces
 
 
-def _speaker(speaker_id: str | int, card: EngineCard) -> str:
+def _speaker(speaker_id: str | int | None, card: EngineCard) -> str:
     """A number, a name, or one of OpenAI's voice names -> the engine's name. Raises InvalidInput."""
     speakers = card.speakers
-    name = str(speaker_id).strip()
+    name = "0" if speaker_id is None else str(speaker_id).strip()
     if name in speakers:
         return name
     if name in OPENAI_VOICES:
@@ -140,16 +140,13 @@ def _speaker(speaker_id: str | int, card: EngineCard) -> str:
     )
 
 
-async def _voice(speaker_id: str | int, service: Service, voices: VoiceStore, param: str) -> Voice:
-    """The same for a recorded voice. One that has the name of OpenAI's goes before what stands in for it. `param` is who asks."""
+async def _voice(speaker_id: str | int | None, service: Service, voices: VoiceStore, param: str) -> Voice:
+    """The same for a recorded voice. `param` is what the caller gave it in."""
     try:
         return await service.on_host(partial(voices.find, speaker_id))
     except InvalidInput as error:
         error.param = param
-        found = await service.on_host(voices.voices) if speaker_id in OPENAI_VOICES else []
-        if not found:
-            raise
-        return found[OPENAI_VOICES.index(str(speaker_id)) % len(found)]
+        raise
 
 
 def _check_emotion(options: SpeakOptions, card: EngineCard) -> None:

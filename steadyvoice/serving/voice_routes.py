@@ -21,8 +21,9 @@ from steadyvoice.serving.forms import checked, fields_of
 from steadyvoice.serving.identity import caller_of
 from steadyvoice.serving.openapi import WITH_UPLOAD, content, errors, multipart
 from steadyvoice.serving.service import Service
-from steadyvoice.serving.streaming import read_and_drop
-from steadyvoice.serving.voices import MAX_FILE_BYTES, Voice, VoiceStore
+from steadyvoice.serving.streaming import read_and_drop, unless_gone
+from steadyvoice.serving.voice_files import MAX_FILE_BYTES
+from steadyvoice.serving.voices import Voice, VoiceStore
 
 MAX_FIELDS = 8
 MAX_FIELD_BYTES = 4_000
@@ -50,7 +51,7 @@ class VoiceEntry(BaseModel):
 
     id: str
     object: Literal["voice"]
-    speaker_id: int = Field(description="Its number.")
+    speaker_id: int = Field(description="Its number, which no other voice ever gets.")
     aliases: list[str] = Field(description="OpenAI's names that stand for it.")
     languages: list[str]
     engine: str
@@ -190,7 +191,7 @@ def add_voice_routes(app: FastAPI, service: Service, voices: VoiceStore | None) 
             if not isinstance(file, UploadFile):
                 raise InvalidInput(f"the form has no file in the field {field!r}", param=field)
             hold.enter_context(service.door.enter(caller_of(request)))
-            return await service.on_host(partial(store.add, fields.name, file.file))
+            return await unless_gone(request, service.run_sliced(store.add_steps(fields.name, file.file)))
 
     async def removed(name: str) -> str:
         store = _changeable(voices, card)
@@ -218,14 +219,14 @@ def voice_list(card: EngineCard, recorded: Sequence[Voice] | None) -> dict[str, 
             {
                 "id": voice.name,
                 "object": "voice",
-                "speaker_id": index,
-                "aliases": [],
+                "speaker_id": voice.number,
+                "aliases": list(voice.aliases),
                 "languages": languages,
                 "engine": card.name,
                 "seconds": round(voice.seconds, 3),
                 "origin": voice.origin,
             }
-            for index, voice in enumerate(recorded)
+            for voice in recorded
         ]
     return {
         "object": "list",

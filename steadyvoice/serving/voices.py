@@ -10,33 +10,30 @@ import hashlib
 import io
 import logging
 import os
-import secrets
-import stat
 import threading
 import time
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from steadyvoice.catalogue import OPENAI_VOICES
 from steadyvoice.errors import Conflict, InvalidInput, NotFound, TooLarge
 from steadyvoice.media.encode import AUDIO_FORMATS, encode
-from steadyvoice.media.reference import MAX_S, MIN_S, REFERENCE_RATE, read_reference
+from steadyvoice.media.reference import MAX_S, MIN_S, REFERENCE_RATE, read_reference, reference_steps
+from steadyvoice.media.steps import Steps, complete
+from steadyvoice.serving.voice_files import MAX_FILE_BYTES, UNFINISHED, find_recordings, read_recording, write_file
+from steadyvoice.serving.voice_names import checked_name, reserved
+from steadyvoice.serving.voice_numbers import Registry, VoiceNumbers
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".wav", ".flac", ".mp3")
-MAX_FILE_BYTES = 50_000_000
 MAX_VOICES = 1_000
-MAX_NAME = 64  # characters
-MAX_NAME_BYTES = 240  # of UTF-8: with a suffix no file system takes more than 255
+MAX_DIGITS = 10  # of a number
 NAMES_TOLD = 12  # in an error
-NAME_RULE = f"a name has 1 to {MAX_NAME} letters, digits, -, _ and spaces, and is not digits only"
 Origin = Literal["stored", "example"]
-UNFINISHED = ".unfinished-"  # prefix of files that are still being written
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,8 @@ class Voice:
     origin: Origin
     created: float  # seconds since 1970
     problem: str | None = None  # why it cannot be used; such a voice is not listed
+    number: int = -1  # its own for ever; a voice that is not listed has none
+    aliases: tuple[str, ...] = ()  # OpenAI's names that it stands in for
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,8 @@ class VoiceStore:
         self._prepared = self._folder / ".prepared"
         self._examples = examples.absolute() if examples else None
         self._recordings: tuple[_Recording, ...] = ()  # replaced as a whole
+        self._numbers = VoiceNumbers(self._folder)
+        self._registry = Registry()  # replaced as a whole
         self._told: set[str] = set()  # warnings
         self._looking = threading.RLock()  # one at a time looks at the folders or changes them
         self._holding = threading.Lock()  # for what borrowers do, who must not wait for somebody who looks
@@ -88,28 +89,55 @@ class VoiceStore:
             self._tidy(file.stem)
 
     def voices(self) -> list[Voice]:
-        """In the order in which they came, examples last: a new voice changes the number of no other stored one."""
+        """In the order in which they came, examples last."""
         return list(self._usable().values())
 
-    def find(self, speaker_id: str | int) -> Voice:
-        """The voice of that number in the list, or of that name.
+    def find(self, speaker_id: str | int | None) -> Voice:
+        """The voice of that number or name, or the one that stands in for one of OpenAI's names; None: the lowest number.
 
         Raises:
             InvalidInput: there is none, or its recording cannot be used.
         """
-        asked = str(speaker_id).strip()
-        is_number = asked.isascii() and asked.isdigit() and len(asked) < 6
-        if not is_number:
+        asked = "" if speaker_id is None else str(speaker_id).strip()
+        is_number = asked.isascii() and asked.isdigit() and len(asked) < MAX_DIGITS
+        if not is_number and speaker_id is not None:
             asked = checked_name(asked, "speaker_id")
         usable = self._usable()
-        if is_number and int(asked) < len(usable):
-            return list(usable.values())[int(asked)]
+        numbered = {voice.number: voice for voice in usable.values()}
+        if speaker_id is None and numbered:
+            return numbered[min(numbered)]
+        if asked in OPENAI_VOICES and usable:
+            return self._stand_in(asked)
+        if is_number and int(asked) in numbered:
+            return numbered[int(asked)]
         if asked in usable:
             return usable[asked]
+        known = _known(list(numbered.values()))
+        name = self._name_of(int(asked), known) if is_number else asked
         for recording in self._recordings:
-            if recording.voice.name == asked and recording.voice.problem is not None:
-                raise InvalidInput(f"voice {asked!r} cannot be used: {recording.voice.problem}", param="speaker_id")
-        raise InvalidInput(f"voice {asked!r} is unknown; {_known(list(usable))}", param="speaker_id")
+            if recording.voice.name == name and recording.voice.problem is not None:
+                raise InvalidInput(f"voice {name!r} cannot be used: {recording.voice.problem}", param="speaker_id")
+        raise InvalidInput(f"voice {asked!r} is unknown; {known}", param="speaker_id")
+
+    def _name_of(self, number: int, known: str) -> str:
+        """The name of a voice that has that number and is not listed. Raises InvalidInput where it has been removed."""
+        voice = self._registry.voices.get(number)
+        if voice is not None and not voice.missing:
+            return voice.name
+        if voice is not None:
+            raise InvalidInput(f"voice {number} was {voice.name!r}, whose recording is gone; {known}", param="speaker_id")
+        if number < self._registry.next:
+            name = self._registry.removed.get(number)
+            was = f"was {name!r} and" if name else "is one that"
+            raise InvalidInput(
+                f"voice {number} {was} has been removed; no other voice gets its number; {known}", param="speaker_id"
+            )
+        return str(number)
+
+    def _stand_in(self, alias: str) -> Voice:
+        with self._looking:
+            self._registry = self._numbers.stand_in(alias, self._usable())
+            return next(voice for voice in self._usable().values() if voice.number == self._registry.aliases[alias])
 
     def get(self, name: str) -> Voice:
         """The voice of that name.
@@ -125,10 +153,14 @@ class VoiceStore:
             raise _not_found(name) from None
 
     def add(self, name: str, file: BinaryIO) -> Voice:
-        """Keep a recording as a new voice. What is kept is trimmed, mono and of 16 bits.
+        """Keep a recording as a new voice; see `add_steps`."""
+        return complete(self.add_steps(name, file))
+
+    def add_steps(self, name: str, file: BinaryIO) -> Steps[Voice]:
+        """Keep a recording as a new voice, in steps. What is kept is trimmed, mono and of 16 bits.
 
         Args:
-            name: see `NAME_RULE`.
+            name: see `voice_names.NAME_RULE`; none of OpenAI's.
             file: open and seekable, in any format that `media.decode` knows.
 
         Raises:
@@ -136,11 +168,13 @@ class VoiceStore:
             TooLarge, UnsupportedMedia, InvalidInput: the name or the recording will not do.
         """
         name = checked_name(name)
+        if problem := reserved(name):
+            raise InvalidInput(f"{problem}; choose another name", param="name")
         self._check_free(name)  # before the work
         size = file.seek(0, os.SEEK_END)
         if size > MAX_FILE_BYTES:
             raise TooLarge(f"the file has {size} bytes; the limit is {MAX_FILE_BYTES}", param="file")
-        wav = _wav(file)
+        wav = yield from _wav_steps(file)
         with self._looking:
             self._check_free(name)
             stored = [recording for recording in self._recordings if recording.voice.origin == "stored"]
@@ -148,7 +182,7 @@ class VoiceStore:
                 raise InvalidInput(f"there are {len(stored)} voices and that is the limit; remove one first")
             # Clocks of file systems are coarse: without this, two that come together would be in the order of their names.
             arrived = max([time.time_ns(), *(recording.info.st_mtime_ns + 1 for recording in stored)])
-            _write(self._folder / f"{name}.wav", wav, arrived)
+            write_file(self._folder / f"{name}.wav", wav, arrived)
             return self.get(name)
 
     def remove(self, name: str) -> None:
@@ -169,6 +203,7 @@ class VoiceStore:
                 raise InvalidInput(f"voice {name!r} is an example and cannot be removed", param="name")
             for recording in stored:  # there may be a .wav and a .mp3 of one name
                 recording.path.unlink(missing_ok=True)
+            self._numbers.remove(name)
             self._look()
 
     @contextmanager
@@ -197,12 +232,12 @@ class VoiceStore:
         for recording in self._recordings:
             if recording.voice.digest == voice.digest:
                 try:
-                    data = _read(recording.path)
+                    data = read_recording(recording.path)
                 except (OSError, TooLarge):
                     raise gone from None
                 if hashlib.sha256(data).hexdigest() != voice.digest:
                     raise gone
-                _write(path, _wav(io.BytesIO(data)))
+                write_file(path, complete(_wav_steps(io.BytesIO(data))))
                 return path
         raise gone
 
@@ -222,25 +257,37 @@ class VoiceStore:
             raise Conflict(f"there is a voice {name!r} already; remove it first, or choose another name", param="name")
 
     def _usable(self) -> dict[str, Voice]:
-        """By name, in order. Of two recordings with one name the older counts."""
-        self._look()
-        usable: dict[str, Voice] = {}
+        """By name, in order, with numbers and aliases."""
+        with self._looking:
+            self._look()
+            numbers = {voice.name: number for number, voice in self._registry.voices.items()}
+            aliases = {number: [a for a, of in self._registry.aliases.items() if of == number] for number in numbers.values()}
+            return {
+                name: replace(voice, number=numbers[name], aliases=tuple(aliases[numbers[name]]))
+                for name, voice in self._found().items()
+            }
+
+    def _found(self) -> dict[str, Voice]:
+        """Voices that can be used, by name, in order. Of two recordings with one name the older counts."""
+        found: dict[str, Voice] = {}
         for recording in self._recordings:
             if recording.voice.problem is None:
-                usable.setdefault(recording.voice.name, recording.voice)
-        return usable
+                found.setdefault(recording.voice.name, recording.voice)
+        return found
 
     def _look(self) -> None:
         """Bring what is known up to date with the folders. A file that has not changed is not read again."""
         with self._looking:
             before = {recording.path: recording for recording in self._recordings}
-            stored = _files(self._folder)
+            stored = find_recordings(self._folder)
             if len(stored) > MAX_VOICES:
                 self._warn_once(f"only the first {MAX_VOICES} voices are used")
             found = [self._recording(path, info, "stored", before) for path, info in stored[:MAX_VOICES]]
-            examples = sorted(_files(self._examples)) if self._examples else []  # a checkout has no order of arrival
+            examples = sorted(find_recordings(self._examples)) if self._examples else []  # a checkout has no order of arrival
             found += [self._recording(path, info, "example", before) for path, info in examples if path.match("voice_*.wav")]
             self._recordings = tuple(recording for recording in found if recording is not None)
+            digests = {name: voice.digest for name, voice in self._found().items()}
+            self._registry = self._numbers.assign(digests, [recording.voice.name for recording in self._recordings])
             after = {recording.voice.digest for recording in self._recordings}
             for recording in before.values():
                 if recording.voice.digest not in after:
@@ -256,7 +303,9 @@ class VoiceStore:
         name, seconds, digest, problem = path.stem, 0.0, "", None
         try:
             name = checked_name(name)
-            data = _read(path)
+            if problem := reserved(name):
+                raise InvalidInput(f"{problem}; rename the file")
+            data = read_recording(path)
             digest = hashlib.sha256(data).hexdigest()
             seconds = len(read_reference(io.BytesIO(data))) / REFERENCE_RATE
         except InvalidInput as error:
@@ -274,75 +323,19 @@ class VoiceStore:
             log.warning("%s", message)
 
 
-def checked_name(name: str, param: str = "name") -> str:
-    """NFC, without spaces around it. Raises InvalidInput for what no voice may be called."""
-    composed = unicodedata.normalize("NFC", name).strip() if len(name) <= MAX_NAME_BYTES else ""
-    if (
-        not 1 <= len(composed) <= MAX_NAME
-        or composed.isdigit()
-        or not all(c in "-_ " or unicodedata.category(c)[0] in "LMN" for c in composed)
-        or len(composed.encode()) > MAX_NAME_BYTES
-    ):
-        raise InvalidInput(f"{name[:MAX_NAME]!r} is no name of a voice; {NAME_RULE}", param=param)
-    return composed
-
-
 def _not_found(name: str) -> NotFound:
     return NotFound(f"there is no voice {name!r}", param="name")
 
 
-def _known(names: Sequence[str]) -> str:
-    if not names:
+def _known(voices: Sequence[Voice]) -> str:
+    if not voices:
         return (
             f"there is no voice yet: put a recording of {MIN_S:g} to {MAX_S:g} s into the folder 'voices' of the cache hub, "
             "or send one to POST /v1/voices"
         )
-    more = f" and {len(names) - NAMES_TOLD} more" if len(names) > NAMES_TOLD else ""
-    return f"known: 0 to {len(names) - 1}, {', '.join(names[:NAMES_TOLD])}{more}"
+    more = f" and {len(voices) - NAMES_TOLD} more" if len(voices) > NAMES_TOLD else ""
+    return f"known: {', '.join(f'{voice.number} = {voice.name}' for voice in voices[:NAMES_TOLD])}{more}"
 
 
-# --- files
-
-
-def _files(folder: Path) -> list[tuple[Path, os.stat_result]]:
-    """Recordings in a folder, in the order in which they came. Links are not followed, and hidden files are none."""
-    found: list[tuple[Path, os.stat_result]] = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if not entry.name.startswith(".") and entry.name.lower().endswith(SUFFIXES):
-                    with suppress(FileNotFoundError):  # removed since
-                        found.append((Path(entry.path), entry.stat(follow_symlinks=False)))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    regular = [(path, info) for path, info in found if stat.S_ISREG(info.st_mode)]
-    return sorted(regular, key=lambda file: (file[1].st_mtime_ns, file[0].name))
-
-
-def _read(path: Path) -> bytes:
-    """Raises OSError, also for what has become a link, and TooLarge."""
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW)) as file:
-        data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise TooLarge(f"the file has more than {MAX_FILE_BYTES} bytes, which is the limit", param="file")
-    return data
-
-
-def _wav(file: BinaryIO) -> bytes:
-    return encode(read_reference(file), REFERENCE_RATE, AUDIO_FORMATS["wav"])
-
-
-def _write(path: Path, data: bytes, mtime_ns: int | None = None) -> None:
-    """All or nothing: nobody finds half a file at `path`, not after a crash either."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(UNFINISHED + secrets.token_hex(8))
-    try:
-        with unfinished.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if mtime_ns is not None:
-            os.utime(unfinished, ns=(mtime_ns, mtime_ns))
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+def _wav_steps(file: BinaryIO) -> Steps[bytes]:
+    return encode((yield from reference_steps(file)), REFERENCE_RATE, AUDIO_FORMATS["wav"])

@@ -17,6 +17,7 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from steadyvoice.catalogue import INDEXTTS2, OPENAI_VOICES
+from steadyvoice.media.steps import Steps
 from steadyvoice.serving.http import close_routes, create_app
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.voice_routes import add_voice_routes
@@ -80,7 +81,7 @@ def test_a_voice_is_added_listed_heard_and_removed(app: App) -> None:
     assert added.json() == {
         "id": "小雅",
         "object": "voice",
-        "speaker_id": 0,
+        "speaker_id": 1,
         "aliases": [],
         "languages": ["zh", "en"],
         "engine": "indextts2",
@@ -130,6 +131,7 @@ def test_openais_sdk_creates_and_deletes_a_voice(app: App) -> None:
     [
         ("../ann", RECORDING, 422, "invalid_value", "is no name of a voice"),
         ("12", RECORDING, 422, "invalid_value", "not digits only"),
+        ("Alloy", RECORDING, 422, "invalid_value", "one of OpenAI's voice names"),
         ("voice_01", RECORDING, 409, "conflict", "already"),
         ("ann", b"not audio", 415, "unsupported_media", "known formats: wav"),
         ("ann", b"", 422, "invalid_value", "0 bytes"),
@@ -210,13 +212,13 @@ def test_the_place_is_held_while_the_recording_is_decoded_and_the_upload_is_clos
     app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, BinaryIO]] = []
-    really_add = VoiceStore.add
+    really_add = VoiceStore.add_steps
 
-    def watched(store: VoiceStore, name: str, file: BinaryIO) -> Voice:
+    def watched(store: VoiceStore, name: str, file: BinaryIO) -> Steps[Voice]:
         seen.append((app.service.door.inside, file))
         return really_add(store, name, file)
 
-    monkeypatch.setattr(VoiceStore, "add", watched)
+    monkeypatch.setattr(VoiceStore, "add_steps", watched)
     assert add(app, "ann").status_code == 201
     assert add(app, "ann").status_code == 409
     assert [inside for inside, _ in seen] == [1, 1]

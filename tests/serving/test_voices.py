@@ -10,6 +10,7 @@ import time
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -19,8 +20,11 @@ from hypothesis import strategies as st
 
 from steadyvoice.errors import Conflict, InvalidInput, NotFound, SteadyvoiceError, TooLarge, UnsupportedMedia
 from steadyvoice.media.reference import REFERENCE_RATE
+from steadyvoice.media.steps import Steps
+from steadyvoice.serving import voice_files
 from steadyvoice.serving import voices as module
-from steadyvoice.serving.voices import VoiceStore, checked_name
+from steadyvoice.serving.voice_names import checked_name
+from steadyvoice.serving.voices import VoiceStore
 from tests.audio import as_format, clip, wav_bytes
 
 SPEECH = clip(Path(__file__).resolve().parents[1] / "data" / "austen-0930.wav")  # 3.3 s at 16 kHz
@@ -62,6 +66,11 @@ def put(folder: Path, name: str, content: bytes, mtime: float) -> Path:
 
 def names(store: VoiceStore) -> list[str]:
     return [voice.name for voice in store.voices()]
+
+
+def files(folder: Path) -> list[str]:
+    """All but the registry of numbers."""
+    return sorted(file.name for file in folder.glob("*") if file.name not in (".numbers.json", ".numbers-copy.json"))
 
 
 def prepared(folder: Path) -> list[str]:
@@ -118,8 +127,8 @@ def test_a_file_that_is_exchanged_for_one_of_the_same_size_and_date_is_seen(tmp_
 
 def test_a_file_that_has_not_changed_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[str] = []
-    read = module._read
-    monkeypatch.setattr(module, "_read", lambda path: (reads.append(path.name), read(path))[1])
+    read = module.read_recording
+    monkeypatch.setattr(module, "read_recording", lambda path: (reads.append(path.name), read(path))[1])
     put(tmp_path, "ann.wav", recording(), 100)
     put(tmp_path, "bad.wav", LFS_POINTER, 100)
     store = VoiceStore(tmp_path)
@@ -161,7 +170,8 @@ def test_a_voice_that_cannot_be_used_is_refused_with_its_problem(tmp_path: Path)
 
 
 def test_a_file_over_the_limit_of_bytes_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_FILE_BYTES", 1_000)
+    for limited in (module, voice_files):
+        monkeypatch.setattr(limited, "MAX_FILE_BYTES", 1_000)
     put(tmp_path, "ann.wav", recording(), 100)
     store = VoiceStore(tmp_path)
     with pytest.raises(InvalidInput, match="more than 1000 bytes"):
@@ -178,7 +188,7 @@ def test_a_file_that_may_not_be_read_is_left_out_until_it_may(
 
     put(tmp_path, "ann.wav", recording(), 100)
     with monkeypatch.context() as no_rights:
-        no_rights.setattr(module, "_read", refused)
+        no_rights.setattr(module, "read_recording", refused)
         store = VoiceStore(tmp_path)
         assert store.voices() == store.voices() == []
     assert caplog.messages == ["voice 'ann.wav' cannot be read: Permission denied"]
@@ -222,6 +232,21 @@ def test_over_the_limit_of_voices_the_oldest_stay_and_none_is_added(
         store.add("d", io.BytesIO(recording()))
 
 
+@pytest.mark.parametrize("name", ["alloy", "Alloy", "MARIN"])
+def test_no_voice_has_one_of_openais_names(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    store = VoiceStore(tmp_path)
+    with pytest.raises(InvalidInput, match=f"'{name}' is one of OpenAI's voice names.* choose another name") as refused:
+        store.add(name, io.BytesIO(recording(1)))
+    assert refused.value.param == "name"
+    put(tmp_path, f"{name}.wav", recording(2), 100)
+    put(tmp_path, "ann.wav", recording(3), 200)
+    assert names(store) == ["ann"]
+    assert f"voice '{name}.wav' cannot be used: '{name}' is one of OpenAI's voice names" in caplog.text
+    assert store.find(name.lower()).name == "ann", "the name always means what stands in for it"
+    store.remove(name)
+    assert not (tmp_path / f"{name}.wav").exists()
+
+
 # --- asking for one
 
 
@@ -245,9 +270,9 @@ def test_an_unknown_voice_is_refused_with_a_dozen_known_ones(tmp_path: Path) -> 
     for index in range(14):
         put(tmp_path, f"voice {index:02}.wav", recording(index), 100 + index)
     with pytest.raises(InvalidInput) as refused:
-        VoiceStore(tmp_path).find("alloy")
-    assert "'alloy' is unknown; known: 0 to 13, voice 00, " in refused.value.message
-    assert refused.value.message.endswith("voice 11 and 2 more")
+        VoiceStore(tmp_path).find("nobody")
+    assert "'nobody' is unknown; known: 0 = voice 00, 1 = voice 01, " in refused.value.message
+    assert refused.value.message.endswith("11 = voice 11 and 2 more")
 
 
 def test_where_there_is_no_voice_the_refusal_tells_how_to_add_one(tmp_path: Path) -> None:
@@ -265,7 +290,7 @@ def test_a_name_with_a_trick_is_refused_everywhere_and_nothing_is_opened(
     store = VoiceStore(tmp_path / "voices")
     if not trick.isdigit():  # which asks for a number
         with monkeypatch.context() as no_disk:
-            no_disk.setattr(module, "_files", lambda folder: pytest.fail("the disk was touched"))
+            no_disk.setattr(module, "find_recordings", lambda folder: pytest.fail("the disk was touched"))
             with pytest.raises(InvalidInput):
                 store.find(trick)
     for ask in (store.get, store.remove, lambda name: store.add(name, io.BytesIO(recording()))):
@@ -310,7 +335,7 @@ def test_an_added_voice_is_kept_trimmed_mono_and_in_16_bits_and_outlives_the_sto
     assert added.seconds == pytest.approx(len(SPEECH) / 16_000, abs=0.2)
     assert added.digest == hashlib.sha256((tmp_path / "ann.wav").read_bytes()).hexdigest()
     assert VoiceStore(tmp_path).voices() == [added]
-    assert [path.name for path in tmp_path.iterdir()] == ["ann.wav"]
+    assert files(tmp_path) == ["ann.wav"]
 
 
 def test_voices_that_are_added_at_once_keep_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -477,7 +502,7 @@ def test_a_new_store_cleans_up_what_a_crash_left_and_keeps_the_rest(tmp_path: Pa
     put(tmp_path, ".unfinished-4567", b"half", 100)
     assert names(VoiceStore(tmp_path)) == ["ann"]
     assert prepared(tmp_path) == [path.name]
-    assert sorted(file.name for file in tmp_path.iterdir()) == [".prepared", "ann.wav"]
+    assert files(tmp_path) == [".prepared", "ann.wav"]
 
 
 # --- many at once
@@ -486,8 +511,14 @@ def test_a_new_store_cleans_up_what_a_crash_left_and_keeps_the_rest(tmp_path: Pa
 def test_of_many_who_want_one_name_one_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = VoiceStore(tmp_path)
     decoded = threading.Barrier(8)  # all have found the name free
-    wav = module._wav
-    monkeypatch.setattr(module, "_wav", lambda file: (wav(file), decoded.wait(30))[0])
+    wav_steps = module._wav_steps
+
+    def together(file: BinaryIO) -> Steps[bytes]:
+        wav = yield from wav_steps(file)
+        decoded.wait(30)
+        return wav
+
+    monkeypatch.setattr(module, "_wav_steps", together)
 
     def add(number: int) -> bool:
         try:
@@ -531,7 +562,7 @@ def test_leaving_waits_for_nobody_who_looks_at_the_folder(tmp_path: Path, monkey
     store = VoiceStore(tmp_path)
     voice = store.add("ann", io.BytesIO(recording()))
     looks, go_on = threading.Event(), threading.Event()
-    read = module._read
+    read = module.read_recording
 
     def slow(path: Path) -> bytes:
         looks.set()
@@ -539,7 +570,7 @@ def test_leaving_waits_for_nobody_who_looks_at_the_folder(tmp_path: Path, monkey
         return read(path)
 
     with store.borrow(voice), ThreadPoolExecutor(1) as pool:
-        monkeypatch.setattr(module, "_read", slow)
+        monkeypatch.setattr(module, "read_recording", slow)
         put(tmp_path, "ben.wav", recording(1), 100)
         looking = pool.submit(store.voices)
         assert looks.wait(30)
