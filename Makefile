@@ -10,7 +10,7 @@ NODE_STAMP := tests/node_modules/installed-$(shell cat tests/package-lock.json |
 # Tests of time limits, of a browser and of whole starts have the machine to themselves; the rest runs two at a time.
 ALONE := $(addprefix tests/end_to_end/,test_pages.py test_speech_page.py test_start_app.py test_steadiness.py)
 
-.PHONY: help setup test lint types unit bench-overhead bench-recognition bench-chaos bench-overload bench-trim bench-memory bench-synthesis simulate format clean
+.PHONY: help setup test lint types unit bench-overhead bench-recognition bench-chaos bench-overload bench-trim bench-memory bench-synthesis bench-idle simulate format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -59,6 +59,9 @@ bench-synthesis: setup ## speech for 1 to 40 callers against one lock around the
 
 bench-trim: setup ## what giving cached memory back costs: TRIM=always, pressure, never
 	$(BIN)/python bench/trim.py $(ARGS)
+
+bench-idle: setup ## what idle apps take of a core, with and without a worker and an open page (ARGS=--seconds)
+	$(BIN)/python bench/idle.py $(ARGS)
 
 bench-chaos: setup ## 2,000 requests while the engine breaks in every way and its worker is killed
 	$(BIN)/python bench/chaos.py $(ARGS)

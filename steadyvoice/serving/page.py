@@ -22,6 +22,7 @@ from steadyvoice.memory import MemorySample
 from steadyvoice.serving.http_errors import add_page_error_handlers
 from steadyvoice.serving.identity import caller_of
 from steadyvoice.serving.page_inputs import DOWNLOAD_PREFIX, GuardedBlocks, accept_upload, is_upload
+from steadyvoice.serving.page_queue import PageQueue
 from steadyvoice.serving.page_routes import page_router
 from steadyvoice.serving.service import Service
 
@@ -32,7 +33,6 @@ MAX_VISITORS = 10_000  # whose last button is remembered
 # Gradio matches a browser's language to these letter by letter.
 CHINESE_LOCALES = ("zh-CN", "zh-TW", "zh-HK", "zh-MO", "zh-SG", "zh-Hans", "zh-Hant", "zh-Hans-CN", "zh-Hant-TW", "zh-Hant-HK")
 PLOT_SECONDS = 5  # between two looks at the memory
-QUEUE_LOOK_S = 0.02  # Gradio looks whether somebody came every millisecond, which takes some per cent of a core from the model
 FILES_KEPT_S = 3_600  # uploads and downloads of the page
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"]
 THEME = gr.themes.Default(
@@ -115,7 +115,14 @@ def mount(app: FastAPI, page: gr.Blocks, service: Service, texts: Texts) -> None
     admission = service.door.admission
     # Gradio takes a size of zero for no limit.
     page.queue(max_size=max(1, admission.queue_size), default_concurrency_limit=admission.concurrency, api_open=False)
-    page._queue.sleep_when_free = QUEUE_LOOK_S
+    page._queue = PageQueue(
+        live_updates=True,
+        concurrency_count=page.max_threads,
+        update_intervals=1,
+        max_size=page._queue.max_size,
+        blocks=page,
+        default_concurrency_limit=admission.concurrency,
+    )
     # Gradio would make a pandas table of the last 10,000 calls after each call, for a dashboard that is not served.
     page._queue.ANALYTICS_MAX_EVENTS = 1
     page._queue.ANAYLTICS_CACHE_FREQUENCY = sys.maxsize
