@@ -266,7 +266,7 @@ def _add_endpoint(synthesizer: Synthesizer) -> None:
             gr.Textbox("auto", label="language"),
             gr.Textbox("neutral", label="emotion"),
             gr.Number(0.6, label="emotion_strength"),
-            gr.Textbox(label="speaker_id: empty for the voice with the lowest number"),
+            gr.Textbox("", label="speaker_id: empty for the voice with the lowest number"),
             gr.Number(1.0, label="speed"),
             gr.Textbox("wav", label="format"),
             gr.JSON(label="emotion_vector: eight numbers from 0 to 1, happy to calm"),
