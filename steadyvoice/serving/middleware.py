@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 
 request_id_var: ContextVar[str] = ContextVar("request_id", default="-")
 REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
+# Routes that take a file. Whole paths: the page has routes with a name in them that the client chooses.
+VOICE_PATHS = frozenset(("/v1/voices", "/v1/audio/voices"))
+UPLOAD_PATHS = frozenset(("/v1/audio/transcriptions", "/v1/audio/translations", "/gradio_api/upload"))
 MULTIPART_OVERHEAD = 1_000_000  # bytes of boundaries and other fields beside the file
 SMALL_BODY = 1_000_000  # bytes; for everything that carries no file
 MIN_BYTES_PER_SECOND = 500  # on average: less than any speech codec makes live
@@ -116,8 +119,8 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        carries_voice = scope["path"].endswith(("/v1/voices", "/audio/voices"))
-        carries_file = carries_voice or scope["path"].endswith(("/audio/transcriptions", "/upload"))
+        carries_voice = scope["path"] in VOICE_PATHS
+        carries_file = carries_voice or scope["path"] in UPLOAD_PATHS
         file_limit = self._voice if carries_voice else self._upload
         limit = file_limit + MULTIPART_OVERHEAD if carries_file else self._small
         what = f"the upload limit of {file_limit / 1e6:g} MB" if carries_file else f"the limit of {limit} bytes"

@@ -162,3 +162,10 @@ def test_a_cancel_without_a_job_is_told_what_it_needs(client: httpx.Client, body
 def test_a_cancel_of_a_job_that_is_not_there_does_nothing(client: httpx.Client) -> None:
     answer = client.post(f"{API}/cancel", json={"event_id": "a", "session_hash": "b", "fn_index": 0})
     assert (answer.status_code, answer.json()) == (200, {"success": True})
+
+
+@pytest.mark.parametrize("path", ["call/upload", "call/v2/upload", "run/upload", "call/upload/transcriptions"])
+def test_a_path_that_ends_like_an_upload_takes_no_body_of_that_size(client: httpx.Client, path: str) -> None:
+    answer = client.post(f"{API}/{path}", content=b'{"data": [' + b"[]," * 400_000 + b"1]}")
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
