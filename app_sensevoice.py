@@ -15,13 +15,15 @@ import gradio as gr
 from fastapi import FastAPI
 
 from steadyvoice.catalogue import RECOGNITION_LANGUAGES
-from steadyvoice.errors import SteadyvoiceError
+from steadyvoice.errors import SteadyvoiceError, StorageFull
 from steadyvoice.media.rich_text import join_text
 from steadyvoice.serving import page as ui
 from steadyvoice.serving.http import close_routes, create_app
 from steadyvoice.serving.identity import caller_of
 from steadyvoice.serving.middleware import new_request_id
+from steadyvoice.serving.page_files import opened_upload, write_downloads
 from steadyvoice.serving.page_inputs import typed
+from steadyvoice.serving.page_uploads import add_upload_routes
 from steadyvoice.serving.run import run_app
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.transcription import (
@@ -132,7 +134,7 @@ class TranscribePage(ui.JobPage):
         try:
             wishes = typed(TranscribeOptions, language=language, use_itn=use_itn, merge_length_s=merge_length_s)
             options = self._transcriber.check(wishes)
-            with self._service.door.enter(caller_of(request)), ui.upload_path(path).open("rb") as file:
+            with self._service.door.enter(caller_of(request)), opened_upload(self._service.files, path) as file:
                 events = self._transcriber.transcribe(file, options, caller_of(request))
                 async with aclosing(events) as stream:
                     async for event in stream:
@@ -141,11 +143,23 @@ class TranscribePage(ui.JobPage):
                             return
                         if isinstance(event, TranscriptSegment):
                             parts.append(event)
-                        yield self._show(event, parts, Path(path or "").stem, request)
+                        shown = self._show(event, parts, request)
+                        if isinstance(event, Transcript):
+                            shown |= await self._offer(event, Path(path or "").stem, request)
+                        yield shown
         except SteadyvoiceError as error:
             yield {self.status: ui.explain(error, request)}
 
-    def _show(self, event: Event, parts: list[TranscriptSegment], stem: str, request: gr.Request) -> dict[Any, Any]:
+    async def _offer(self, transcript: Transcript, stem: str, request: gr.Request) -> dict[Any, Any]:
+        """The downloads, named after the upload. The transcript is shown also where the disk has no room for them."""
+        try:
+            files = await write_downloads(self._service, downloads(transcript, stem), "the downloads")
+        except StorageFull as error:
+            return {self.status: ui.explain(error, request)}
+        buttons = zip(self._downloads.values(), files, strict=True)
+        return {button: gr.DownloadButton(value=str(file), interactive=True) for button, file in buttons}
+
+    def _show(self, event: Event, parts: list[TranscriptSegment], request: gr.Request) -> dict[Any, Any]:
         """What changes on the page with one event; `parts` are the segments so far."""
         match event:
             case Progress():
@@ -155,21 +169,16 @@ class TranscribePage(ui.JobPage):
                 so_far = join_text([(part.text, part.language) for part in parts])
                 return {self._text: so_far, self._segments: segment_table(parts, request)}
             case Transcript():
-                files = write_downloads(event, stem)
                 return {
                     self.status: summary(event, request),
                     self._text: event.page_text,
                     self._segments: segment_table(event.segments, request),
-                    **{
-                        self._downloads[name]: gr.DownloadButton(value=str(file), interactive=True)
-                        for name, file in files.items()
-                    },
                 }
 
 
 def build_page(transcriber: Transcriber) -> gr.Blocks:
     """The page and the /transcribe endpoint."""
-    with ui.blocks("steadyvoice · 语音转文字 · Speech to text") as page:
+    with ui.blocks("steadyvoice · 语音转文字 · Speech to text", transcriber.service.files.kept) as page:
         ui.add_heading(page, transcriber.service)
         ui.connect(page, TranscribePage(transcriber))
         ui.add_memory_plot(transcriber.service)
@@ -189,7 +198,7 @@ def _add_endpoint(transcriber: Transcriber) -> None:
         wishes = typed(TranscribeOptions, language=language, use_itn=use_itn, merge_length_s=merge_length_s)
         options = transcriber.check(wishes)
         caller = caller_of(request)
-        with service.door.enter(caller), ui.upload_path(audio["path"] if audio else None).open("rb") as file:
+        with service.door.enter(caller), opened_upload(service.files, audio["path"] if audio else None) as file:
             transcript = await finished(transcriber.transcribe(file, options, caller))
         return transcript.text, verbose(transcript, frozenset(("segment", "word")))
 
@@ -238,16 +247,12 @@ def summary(transcript: Transcript, request: gr.Request) -> str:
     )
 
 
-def write_downloads(transcript: Transcript, stem: str) -> dict[str, Path]:
-    """The four files that the page offers, named after the upload."""
-    folder = ui.download_folder()
+def downloads(transcript: Transcript, stem: str) -> dict[str, bytes]:
+    """The files that the page offers, by name and in the order of `DOWNLOADS`."""
     name = "".join(c for c in stem if c.isalnum() or c in "-_ ")[:60] or "transcript"
     details = json.dumps(verbose(transcript, frozenset(("segment", "word"))), ensure_ascii=False, indent=1)
     contents = {"txt": transcript.text + "\n", "srt": transcript.srt, "vtt": transcript.vtt, "json": details}
-    files = {suffix: folder / f"{name}.{suffix}" for suffix in DOWNLOADS}
-    for suffix, file in files.items():
-        file.write_text(contents[suffix], encoding="utf-8")
-    return files
+    return {f"{name}.{suffix}": contents[suffix].encode() for suffix in DOWNLOADS}
 
 
 # --- the app
@@ -259,6 +264,7 @@ def build_app(settings: Settings, service: Service | None = None) -> FastAPI:
     app = create_app(service)
     transcriber = Transcriber(service)
     add_transcription_routes(app, transcriber)
+    add_upload_routes(app, service)
     close_routes(app)
     ui.mount(app, build_page(transcriber), service, TEXTS)
     return app

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from steadyvoice.serving import page as ui
 from steadyvoice.serving.http import close_routes, create_app
 from steadyvoice.serving.live_audio import LiveAudioShelf
+from steadyvoice.serving.page_uploads import add_upload_routes
 from steadyvoice.serving.run import run_app
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.speech_page import build_page
@@ -29,6 +30,7 @@ def build_app(settings: Settings, service: Service | None = None) -> FastAPI:
     synthesizer = Synthesizer(service, voices)
     add_synthesis_routes(app, synthesizer)
     add_voice_routes(app, service, voices)
+    add_upload_routes(app, service)
     shelf = LiveAudioShelf(app, service)
     close_routes(app)
     ui.mount(app, build_page(synthesizer, shelf), service, TEXTS)

@@ -21,6 +21,7 @@ Knows nothing of HTTP libraries: `serving/http_errors.py` is the one place that 
     ├── WorkerDied                   500  the item was being worked on when its worker died, twice, alone
     ├── ItemFailed                   500  the model raised on this item
     ├── OutOfMemory                  503  the item alone does not fit the device
+    ├── StorageFull                  507  the disk, or the room for the files of the pages, is full
     └── Cancelled                    499  the caller went away or pressed Stop
 """
 
@@ -113,6 +114,10 @@ class ItemFailed(SteadyvoiceError):
 
 class OutOfMemory(SteadyvoiceError):
     status, code = 503, "out_of_memory"
+
+
+class StorageFull(SteadyvoiceError):
+    status, code = 507, "insufficient_storage"
 
 
 class Cancelled(SteadyvoiceError):

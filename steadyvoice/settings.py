@@ -32,6 +32,9 @@ SERVICE_LINK = re.compile(
 )
 SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")
 
+MULTIPART_MB = 1.0  # of boundaries and other fields beside the file of an upload
+STORED_MB = 100.0  # at least, unless MAX_STORED_MB says otherwise: what the pages offer for download is stored there too
+
 Port = Annotated[int, Field(ge=1, le=65_535)]
 # A relative path means the same folder from wherever the app is started. Links stay: an environment's `python` is one, and what
 # it leads to is another interpreter.
@@ -130,6 +133,9 @@ class Settings(BaseSettings):
     merge_length_s: float = Field(10.0, ge=0, le=3_600, description="join neighbouring speech up to this many seconds")
     max_segment_s: float = Field(30.0, ge=1, le=600, description="no segment is longer, pause or no pause")
     max_upload_mb: float = Field(200.0, gt=0, le=10_000, description="largest upload")
+    max_stored_mb: float | None = Field(
+        None, gt=0, le=1_000_000, description="uploads and downloads of the page that are kept; empty: ten of the largest uploads"
+    )
     max_audio_s: float = Field(4 * 3_600.0, gt=0, le=86_400, description="longest decoded audio")
     max_text_chars: int = Field(5_000, ge=1, le=1_000_000, description="longest text to speak")
     max_backlog_s: float = Field(8 * 3_600.0, gt=0, description="audio seconds that may wait in total before 429")
@@ -156,6 +162,11 @@ class Settings(BaseSettings):
                 f"{PREFIX}MERGE_LENGTH_S={self.merge_length_s:g} is over "
                 f"{PREFIX}MAX_SEGMENT_S={self.max_segment_s:g}: what was joined would be cut again"
             )
+        if self.max_stored_mb is not None and self.max_stored_mb < self.max_upload_mb + MULTIPART_MB:
+            raise ValueError(
+                f"{PREFIX}MAX_STORED_MB={self.max_stored_mb:g} has no room for one upload of "
+                f"{PREFIX}MAX_UPLOAD_MB={self.max_upload_mb:g} and {MULTIPART_MB:g} MB of form around it"
+            )
         return self
 
     @property
@@ -166,6 +177,11 @@ class Settings(BaseSettings):
     @property
     def max_upload_bytes(self) -> int:
         return int(self.max_upload_mb * 1_000_000)
+
+    @property
+    def max_stored_bytes(self) -> int:
+        """`max_stored_mb`, which as a default follows `max_upload_mb`."""
+        return int((self.max_stored_mb or max(STORED_MB, 10 * (self.max_upload_mb + MULTIPART_MB))) * 1_000_000)
 
 
 def load_settings(env_file: Path | None = ROOT / ".env") -> Settings:

@@ -91,6 +91,7 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
         ("MERGE_LENGTH_S", "-1", "greater than or equal to 0"),
         ("MAX_SEGMENT_S", "601", "less than or equal to 600"),
         ("MAX_UPLOAD_MB", "0", "greater than 0"),
+        ("MAX_STORED_MB", "0", "greater than 0"),
         ("MAX_AUDIO_S", "inf", "finite number"),
         ("MAX_TEXT_CHARS", "0", "greater than or equal to 1"),
         ("MAX_BACKLOG_S", "nan", "finite number"),
@@ -275,4 +276,14 @@ def test_a_join_longer_than_the_cap_is_refused_and_the_default_gives_way(monkeyp
 
     given(monkeypatch, MAX_SEGMENT_S="5", MERGE_LENGTH_S="6")
     with pytest.raises(SettingsError, match=r"MERGE_LENGTH_S=6 .*MAX_SEGMENT_S=5"):
+        load_settings(None)
+
+
+def test_stored_files_have_room_for_an_upload_and_by_default_for_ten(monkeypatch: pytest.MonkeyPatch) -> None:
+    given(monkeypatch, MAX_UPLOAD_MB="50")
+    assert load_settings(None).max_stored_bytes == 510_000_000
+    given(monkeypatch, MAX_UPLOAD_MB="50", MAX_STORED_MB="51")
+    assert load_settings(None).max_stored_bytes == 51_000_000
+    given(monkeypatch, MAX_UPLOAD_MB="50", MAX_STORED_MB="50")
+    with pytest.raises(SettingsError, match="MAX_STORED_MB=50 has no room for one upload of STEADYVOICE_MAX_UPLOAD_MB=50"):
         load_settings(None)

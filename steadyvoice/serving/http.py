@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
@@ -20,7 +21,10 @@ from steadyvoice.serving.middleware import BodyLimit, BodyProgress, InternalErro
 from steadyvoice.serving.model_routes import add_model_routes
 from steadyvoice.serving.openapi import schema_of
 from steadyvoice.serving.origins import RefuseForeign, SecurityHeaders
+from steadyvoice.serving.private_folder import SWEEP_S
 from steadyvoice.serving.service import Service
+
+log = logging.getLogger(__name__)
 
 # Of our own headers, what a script of an allowed origin may read.
 EXPOSED_HEADERS = [
@@ -36,7 +40,9 @@ def create_app(service: Service) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        sweeping = asyncio.create_task(_sweep_files(service))
         yield
+        sweeping.cancel()
         await asyncio.to_thread(service.close)
 
     app = FastAPI(
@@ -78,6 +84,16 @@ def _add_middleware(app: FastAPI, service: Service) -> None:
     app.add_middleware(SecurityHeaders, shared=bool(settings.cors_origins))
     app.add_middleware(InternalErrors)  # of the middleware
     app.add_middleware(Observe, service=service)
+
+
+async def _sweep_files(service: Service) -> None:
+    """Delete files that are no longer used, as long as the app runs."""
+    while True:
+        await asyncio.sleep(SWEEP_S)
+        try:
+            await asyncio.to_thread(service.files.sweep)
+        except OSError:
+            log.exception("old files could not be deleted")
 
 
 def close_routes(app: FastAPI) -> None:

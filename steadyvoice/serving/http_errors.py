@@ -13,7 +13,8 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from steadyvoice.errors import BodyTimeout, Cancelled, InvalidInput, SteadyvoiceError
+from steadyvoice.errors import BodyTimeout, Cancelled, InvalidInput, SteadyvoiceError, StorageFull
+from steadyvoice.serving.disk_full import is_disk_full
 
 MAX_PARAM = 64  # characters of a field's name that are told back
 MAX_VALUE = 64  # and of its value
@@ -115,5 +116,7 @@ async def _answer_disconnect(_: Request, error: Exception) -> Response:
 
 
 async def answer_bug(_: Request, error: Exception) -> Response:
-    """For an exception that is a bug. Its traceback is for the log, and in no answer."""
+    """For an exception that no code expects: a full disk, wherever it is met, or a bug. Tracebacks are for the log alone."""
+    if is_disk_full(error):
+        return answer_of(StorageFull("no space left on the server's disk"))
     return error_response(500, "internal error", "internal_error", "server_error")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import os
-import secrets
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
@@ -13,15 +12,14 @@ from typing import Any
 import gradio as gr
 from cachetools import LRUCache
 from fastapi import FastAPI
-from gradio import utils
 from gradio.i18n import I18nData
 from starlette.routing import Mount
 
-from steadyvoice.errors import InvalidInput, SteadyvoiceError
+from steadyvoice.errors import SteadyvoiceError
 from steadyvoice.memory import MemorySample
 from steadyvoice.serving.http_errors import add_page_error_handlers
 from steadyvoice.serving.identity import caller_of
-from steadyvoice.serving.page_inputs import DOWNLOAD_PREFIX, GuardedBlocks, accept_upload, is_upload
+from steadyvoice.serving.page_inputs import GuardedBlocks, accept_upload
 from steadyvoice.serving.page_queue import PageQueue
 from steadyvoice.serving.page_routes import page_router
 from steadyvoice.serving.service import Service
@@ -33,7 +31,6 @@ MAX_VISITORS = 10_000  # whose last button is remembered
 # Gradio matches a browser's language to these letter by letter.
 CHINESE_LOCALES = ("zh-CN", "zh-TW", "zh-HK", "zh-MO", "zh-SG", "zh-Hans", "zh-Hant", "zh-Hans-CN", "zh-Hant-TW", "zh-Hant-HK")
 PLOT_SECONDS = 5  # between two looks at the memory
-FILES_KEPT_S = 3_600  # uploads and downloads of the page
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"]
 THEME = gr.themes.Default(
     primary_hue="teal", neutral_hue="slate", font=FONTS, font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"]
@@ -85,29 +82,10 @@ def uploaded_audio(**options: Any) -> gr.Audio:
     return accept_upload(gr.Audio(type="filepath", buttons=["download"], **options))
 
 
-def upload_path(path: str | None) -> Path:
-    """The uploaded file, if that is what the path is.
-
-    Raises:
-        InvalidInput: there is no file, or the path is not one that an upload made.
-    """
-    if not path:
-        raise InvalidInput("no audio was given", param="file")
-    if not is_upload(path):
-        raise InvalidInput("the audio is not an uploaded file", param="file")
-    return Path(path).resolve()
-
-
-def download_folder() -> Path:
-    """A fresh folder for files that the page offers, where Gradio may serve them and cleans up after `FILES_KEPT_S`."""
-    folder = Path(utils.get_upload_folder()) / f"{DOWNLOAD_PREFIX}{secrets.token_hex(16)}"
-    folder.mkdir(parents=True)
-    return folder
-
-
-def blocks(title: str) -> gr.Blocks:
-    """An empty page without analytics, whose inputs are checked."""
-    return GuardedBlocks(title=title, analytics_enabled=False, delete_cache=(FILES_KEPT_S // 4, FILES_KEPT_S))
+def blocks(title: str, files: Path) -> gr.Blocks:
+    """An empty page without analytics, whose inputs are checked. Its components, made after this, keep their files in `files`."""
+    os.environ["GRADIO_TEMP_DIR"] = str(files)
+    return GuardedBlocks(title=title, analytics_enabled=False)
 
 
 def mount(app: FastAPI, page: gr.Blocks, service: Service, texts: Texts) -> None:
@@ -126,6 +104,8 @@ def mount(app: FastAPI, page: gr.Blocks, service: Service, texts: Texts) -> None
     # Gradio would make a pandas table of the last 10,000 calls after each call, for a dashboard that is not served.
     page._queue.ANALYTICS_MAX_EVENTS = 1
     page._queue.ANAYLTICS_CACHE_FREQUENCY = sys.maxsize
+    for block in page.blocks.values():
+        block.temp_files = _NothingKept()
     english = {KEY_PREFIX + key: english for key, (english, _) in texts.items()}
     chinese = {KEY_PREFIX + key: chinese for key, (_, chinese) in texts.items()}
     gr.mount_gradio_app(
@@ -149,6 +129,13 @@ def mount(app: FastAPI, page: gr.Blocks, service: Service, texts: Texts) -> None
     assert isinstance(mounted.app, FastAPI)
     add_page_error_handlers(mounted.app)
     mounted.app = page_router(mounted.app, page)
+
+
+class _NothingKept(set[str]):
+    """In place of the names of files that Gradio has handled, which it would keep for ever: we delete the files ourselves."""
+
+    def add(self, _: str) -> None:
+        pass
 
 
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}

@@ -18,12 +18,12 @@ from gradio import utils
 from pydantic import TypeAdapter, ValidationError
 
 from steadyvoice.errors import InvalidInput, SteadyvoiceError
+from steadyvoice.serving.private_folder import DOWNLOAD_PREFIX
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 MAX_DEPTH = 16  # of lists in one input value
-DOWNLOAD_PREFIX = "steadyvoice-"  # of the folders with files that the page offers; they lie beside the uploads
 _upload_inputs: WeakSet[Any] = WeakSet()
 
 

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -92,6 +93,7 @@ def serve(app: FastAPI, host: str, port: int) -> None:
         log.error("cannot listen on %s:%d: %s", host, port, getattr(error, "strerror", None) or error)
         service.close()
         raise SystemExit(EXIT_BAD_START) from None
+    tempfile.tempdir = str(service.files.unfinished)  # where Starlette spools forms, and libraries put what they leave
     # Without its engine an app can only refuse; ending lets whoever started it start it again.
     service.engine.on_crash = lambda: os._exit(EXIT_CRASH)
     config = uvicorn.Config(

@@ -25,11 +25,15 @@ from steadyvoice.serving.engines import Choice, choose_recognizer, choose_synthe
 from steadyvoice.serving.hardware import admission, gpus
 from steadyvoice.serving.host_threads import HostThreads
 from steadyvoice.serving.postprocess import PostProcessor
+from steadyvoice.serving.private_folder import PrivateFolder
+from steadyvoice.serving.upload_slots import UploadSlots
 from steadyvoice.settings import Settings
 
 log = logging.getLogger(__name__)
 
 RESERVE_BYTES = 512_000_000  # of the device, to stay free for others and for what nobody foresaw
+
+MORE_UPLOADS = 2  # large uploads that may be received beside as many as may be in progress
 
 T = TypeVar("T")
 Role = Literal["asr", "tts"]
@@ -62,6 +66,9 @@ class Service:
             lambda: self.engine.status().retry_after_s,
             self.metrics.in_progress.set,
         )
+        self.upload_slots = UploadSlots(self.door.admission.capacity + MORE_UPLOADS)
+        port = settings.asr_port if role == "asr" else settings.tts_port
+        self.files = PrivateFolder(f"{role}-{port}", settings.max_stored_bytes)
         self.post = PostProcessor()
         # Decoding and segmenting are CPU-bound: as many at once as requests are worked on at once.
         self._host = HostThreads(self.door.admission.concurrency)
@@ -109,6 +116,7 @@ class Service:
         self.engine.close()
         self.post.close()
         self._host.close()
+        self.files.close()
 
 
 def worker_spec(choice: Choice, settings: Settings) -> WorkerSpec:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -20,6 +19,7 @@ from steadyvoice.serving import page as ui
 from steadyvoice.serving.identity import caller_of
 from steadyvoice.serving.live_audio import LiveAudioShelf
 from steadyvoice.serving.middleware import new_request_id
+from steadyvoice.serving.page_files import write_downloads
 from steadyvoice.serving.page_inputs import typed
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.speech_panels import EmotionPanel, Values, VoicePanel
@@ -163,9 +163,8 @@ class SpeakPage(ui.JobPage):
                         yield {self.status: said, self._sentences: table, **player}
                 await live.finish()
                 spoken = await synthesizer.join(pieces, checked.format)
-            yield {self._sentences: sentence_table(plan, pieces, speed, "ended", request)} | self._answered(
-                spoken, checked, values, request
-            )
+            answered = await self._answered(spoken, checked, values, request)
+            yield {self._sentences: sentence_table(plan, pieces, speed, "ended", request)} | answered
         except SteadyvoiceError as error:
             table = sentence_table(plan, pieces, speed, "ended", request) if plan else ""
             yield {self.status: ui.explain(error, request), self._sentences: table}
@@ -188,9 +187,9 @@ class SpeakPage(ui.JobPage):
             **self._emotion.wishes(values),
         )
 
-    def _answered(self, spoken: Spoken, checked: SpeakRequest, values: Values, request: gr.Request) -> Values:
-        """What the page offers when all is spoken."""
-        file, *subtitles = write_files(spoken)
+    async def _answered(self, spoken: Spoken, checked: SpeakRequest, values: Values, request: gr.Request) -> Values:
+        """What the page offers when all is spoken. Raises StorageFull."""
+        file, *subtitles = await write_downloads(self._service, audio_file(spoken) | subtitle_files(spoken), "the audio")
         playable = spoken.format.name != "pcm"  # raw PCM has no header, so no browser plays it: it is for download only
         entry = HistoryEntry(time.time(), first_words(checked.pieces), checked.speaker, spoken.report.duration_s, file, playable)
         history = remember(values[self._history], entry)
@@ -206,7 +205,7 @@ class SpeakPage(ui.JobPage):
 
 def build_page(synthesizer: Synthesizer, shelf: LiveAudioShelf) -> gr.Blocks:
     """The page and the /synthesize endpoint."""
-    with ui.blocks("steadyvoice · 文字转语音 · Text to speech") as page:
+    with ui.blocks("steadyvoice · 文字转语音 · Text to speech", synthesizer.service.files.kept) as page:
         ui.add_heading(page, synthesizer.service)
         ui.connect(page, SpeakPage(page, synthesizer, shelf))
         ui.add_memory_plot(synthesizer.service)
@@ -251,6 +250,7 @@ def _add_endpoint(synthesizer: Synthesizer) -> None:
         checked = await synthesizer.check(options)
         with service.door.enter(caller_of(request)):
             spoken = await synthesizer.speak(checked, caller_of(request))
+        (file,) = await write_downloads(service, audio_file(spoken), "the audio")
         details = {
             "audio_seconds": round(spoken.report.duration_s, 3),
             "tokens": spoken.report.tokens,
@@ -258,7 +258,7 @@ def _add_endpoint(synthesizer: Synthesizer) -> None:
             "timings": {"queue_s": round(spoken.report.queue_s, 4), "inference_s": round(spoken.report.inference_s, 4)},
             "engine": {"name": service.card.name, "revision": service.revision},
         }
-        return str(write_files(spoken)[0]), details
+        return str(file), details
 
     with gr.Row(visible=False):
         inputs = [
@@ -317,15 +317,13 @@ def summary(spoken: Spoken, service: Service, request: gr.Request) -> str:
     return said + (ui.say(TEXTS, request, "flawed", numbers=flawed) if flawed else "")
 
 
-def write_files(spoken: Spoken) -> list[Path]:
-    """The audio, then its subtitles in the order of `SUBTITLES`."""
-    folder = ui.download_folder()
-    audio = folder / f"speech{spoken.format.suffix}"
-    audio.write_bytes(spoken.audio)
-    subtitles = [folder / f"speech.{name}" for name in SUBTITLES]
-    for file, render in zip(subtitles, SUBTITLES.values(), strict=True):
-        file.write_text(render(spoken.report.cues), encoding="utf-8")
-    return [audio, *subtitles]
+def audio_file(spoken: Spoken) -> dict[str, bytes]:
+    return {f"speech{spoken.format.suffix}": spoken.audio}
+
+
+def subtitle_files(spoken: Spoken) -> dict[str, bytes]:
+    """By name, in the order of `SUBTITLES`."""
+    return {f"speech.{name}": render(spoken.report.cues).encode() for name, render in SUBTITLES.items()}
 
 
 def _download_button(key: str, elem_id: str) -> gr.DownloadButton:

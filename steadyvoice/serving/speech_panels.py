@@ -15,11 +15,12 @@ from steadyvoice.catalogue import EMOTIONS, EngineCard
 from steadyvoice.errors import InvalidInput, SteadyvoiceError
 from steadyvoice.serving import page as ui
 from steadyvoice.serving.identity import caller_of
+from steadyvoice.serving.page_files import opened_upload
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.speech_request import MAX_EMOTION_TEXT
 from steadyvoice.serving.speech_texts import EMOTION_NAMES, TEXTS
 from steadyvoice.serving.voice_names import MAX_NAME
-from steadyvoice.serving.voices import Voice, VoiceStore
+from steadyvoice.serving.voices import VoiceStore
 
 Values = dict[Any, Any]  # component -> its value
 
@@ -159,10 +160,11 @@ class VoicePanel:
 
     async def _add(self, name: str | None, path: str | None, other: str | None, request: gr.Request) -> Values:
         try:
-            with self._service.door.enter(caller_of(request)):
-                voice = await self._service.on_host(partial(_store, self._store, name or "", ui.upload_path(path)))
+            with self._service.door.enter(caller_of(request)), opened_upload(self._service.files, path) as file:
+                voice = await self._service.on_host(partial(self._store.add, name or "", file))
         except SteadyvoiceError as error:
             return {self._status: ui.explain(error, request)}
+        self._service.files.discard(Path(path or ""))  # the voice has its own copy, and the input is emptied
         said = ui.say(TEXTS, request, "kept", name=html.escape(voice.name), seconds=voice.seconds)
         return await self._listed(voice.name, other, request, said) | {self._name: "", self._recording: None}
 
@@ -178,8 +180,3 @@ class VoicePanel:
 
 def _part(name: str) -> gr.Slider:
     return gr.Slider(0, 1, 0, step=0.05, label=ui.t(name), min_width=110, elem_id=f"sv-{name}", elem_classes="sv-part")
-
-
-def _store(store: VoiceStore, name: str, path: Path) -> Voice:
-    with path.open("rb") as file:
-        return store.add(name, file)

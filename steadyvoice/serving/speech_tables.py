@@ -15,6 +15,7 @@ import gradio as gr
 from steadyvoice.catalogue import TOKENS_PER_SECOND
 from steadyvoice.media.text import Piece
 from steadyvoice.serving import page as ui
+from steadyvoice.serving.private_folder import FILES_KEPT_S
 from steadyvoice.serving.speech_texts import TEXTS
 from steadyvoice.serving.spoken import SpokenPiece
 
@@ -114,7 +115,7 @@ def first_words(pieces: Sequence[Piece]) -> str:
 
 def remember(history: Sequence[HistoryEntry], entry: HistoryEntry) -> list[HistoryEntry]:
     """The newest first; without those whose files may be gone."""
-    return [e for e in (entry, *history) if entry.at - e.at < ui.FILES_KEPT_S][:HISTORY_KEPT]
+    return [e for e in (entry, *history) if entry.at - e.at < FILES_KEPT_S][:HISTORY_KEPT]
 
 
 def history_list(history: Sequence[HistoryEntry], minutes_behind: float, request: gr.Request) -> str:

@@ -47,12 +47,6 @@ async def _hung_up(receive: Receive) -> None:
         pass
 
 
-async def read_and_drop(request: Request) -> None:
-    """Read a body that is refused: a caller that is still sending would otherwise see a broken pipe instead of the answer."""
-    async for _ in request.stream():
-        pass
-
-
 class SpooledResponse(StreamingResponse):
     """A streamed answer whose work does not wait for its reader.
 

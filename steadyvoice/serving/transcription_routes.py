@@ -9,10 +9,10 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from steadyvoice.errors import EngineUnavailable, InvalidInput, Overloaded
+from steadyvoice.errors import InvalidInput
 from steadyvoice.serving.identity import caller_of
 from steadyvoice.serving.openapi import AT_WORK, WITH_UPLOAD, errors, event_stream, headers, multipart, text
-from steadyvoice.serving.streaming import SpooledResponse, read_and_drop, unless_gone
+from steadyvoice.serving.streaming import SpooledResponse, unless_gone
 from steadyvoice.serving.transcription import Event, Progress, Transcriber, finished
 from steadyvoice.serving.transcription_answers import (
     StreamError,
@@ -30,6 +30,7 @@ from steadyvoice.serving.transcription_form import (
     parse_form,
     refined,
 )
+from steadyvoice.serving.uploads import receive_form
 
 TRANSCRIBED: dict[int | str, dict[str, Any]] = {
     **errors(*WITH_UPLOAD, *AT_WORK, 404, 422),
@@ -64,10 +65,9 @@ def add_transcription_routes(app: FastAPI, transcriber: Transcriber) -> None:
     )
     async def transcriptions(request: Request) -> Response:
         """Speech to text."""
-        await _admit(request)
+        service.door.check(caller_of(request))  # before a large upload is read for nothing
         async with AsyncExitStack() as hold:
-            fields = await request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
-            hold.push_async_callback(fields.close)
+            fields = await receive_form(request, service, hold, max_fields=MAX_FIELDS, max_field_bytes=MAX_FIELD_BYTES)
             form = parse_form(fields, transcriber)
             hold.enter_context(service.door.enter(caller_of(request)))
             events = transcriber.transcribe(form.file, form.options, caller_of(request))
@@ -84,19 +84,10 @@ def add_transcription_routes(app: FastAPI, transcriber: Transcriber) -> None:
                 headers={"Cache-Control": "no-store"},
             )
 
-    async def _admit(request: Request) -> None:
-        """Refuse before a large upload is read for nothing."""
-        try:
-            service.door.check(caller_of(request))
-        except (Overloaded, EngineUnavailable):
-            await read_and_drop(request)
-            raise
-
     # Not described: no engine here translates.
     @app.post("/v1/audio/translations", include_in_schema=False)
     async def translations(request: Request) -> Response:
         """Refused, by name, rather than unknown."""
-        await read_and_drop(request)
         raise InvalidInput(
             f"engine {service.card.name} cannot translate; /v1/audio/transcriptions gives the text in the language of the speech"
         )

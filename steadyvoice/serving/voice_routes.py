@@ -14,14 +14,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import UploadFile
 
 from steadyvoice.catalogue import EMOTIONS, OPENAI_VOICES, EngineCard
-from steadyvoice.errors import Conflict, EngineUnavailable, InvalidInput, NotFound, Overloaded
+from steadyvoice.errors import Conflict, InvalidInput, NotFound
 from steadyvoice.media.encode import AUDIO_FORMATS
 from steadyvoice.media.stretch import MAX_SPEED, MIN_SPEED
 from steadyvoice.serving.forms import checked, fields_of
 from steadyvoice.serving.identity import caller_of
 from steadyvoice.serving.openapi import WITH_UPLOAD, content, errors, multipart
 from steadyvoice.serving.service import Service
-from steadyvoice.serving.streaming import read_and_drop, unless_gone
+from steadyvoice.serving.streaming import unless_gone
+from steadyvoice.serving.uploads import receive_form
 from steadyvoice.serving.voice_files import MAX_FILE_BYTES
 from steadyvoice.serving.voices import Voice, VoiceStore
 
@@ -177,15 +178,10 @@ def add_voice_routes(app: FastAPI, service: Service, voices: VoiceStore | None) 
         return Response(data, media_type=AUDIO_FORMATS["wav"].media_type, headers={"Cache-Control": "no-cache"})
 
     async def added(request: Request, field: str, model: type[VoiceFields]) -> Voice:
-        try:
-            store = _changeable(voices, card)
-            service.door.check(caller_of(request))  # before a large upload is read for nothing
-        except (InvalidInput, Overloaded, EngineUnavailable):
-            await read_and_drop(request)
-            raise
+        store = _changeable(voices, card)
+        service.door.check(caller_of(request))  # before a large upload is read for nothing
         async with AsyncExitStack() as hold:
-            form = await request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
-            hold.push_async_callback(form.close)
+            form = await receive_form(request, service, hold, max_fields=MAX_FIELDS, max_field_bytes=MAX_FIELD_BYTES)
             fields = checked(model, fields_of(form, files=(field,)))
             file = form.get(field)
             if not isinstance(file, UploadFile):

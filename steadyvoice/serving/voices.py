@@ -24,6 +24,7 @@ from steadyvoice.errors import Conflict, InvalidInput, NotFound, TooLarge
 from steadyvoice.media.encode import AUDIO_FORMATS, encode
 from steadyvoice.media.reference import MAX_S, MIN_S, REFERENCE_RATE, read_reference, reference_steps
 from steadyvoice.media.steps import Steps, complete
+from steadyvoice.serving.disk_full import storing
 from steadyvoice.serving.voice_files import MAX_FILE_BYTES, UNFINISHED, find_recordings, read_recording, write_file
 from steadyvoice.serving.voice_names import checked_name, reserved
 from steadyvoice.serving.voice_numbers import Registry, VoiceNumbers
@@ -60,11 +61,8 @@ class _Recording:
 
     def is_of(self, info: os.stat_result) -> bool:
         """Whether the file is still the same. The time of change tells of one that was put in its place with an old date."""
-        return (info.st_mtime_ns, info.st_ctime_ns, info.st_size) == (
-            self.info.st_mtime_ns,
-            self.info.st_ctime_ns,
-            self.info.st_size,
-        )
+        known, now = ((i.st_mtime_ns, i.st_ctime_ns, i.st_size) for i in (self.info, info))
+        return known == now
 
 
 class VoiceStore:
@@ -166,6 +164,7 @@ class VoiceStore:
         Raises:
             Conflict: there is a voice of that name.
             TooLarge, UnsupportedMedia, InvalidInput: the name or the recording will not do.
+            StorageFull: the disk has no room for it.
         """
         name = checked_name(name)
         if problem := reserved(name):
@@ -182,7 +181,8 @@ class VoiceStore:
                 raise InvalidInput(f"there are {len(stored)} voices and that is the limit; remove one first")
             # Clocks of file systems are coarse: without this, two that come together would be in the order of their names.
             arrived = max([time.time_ns(), *(recording.info.st_mtime_ns + 1 for recording in stored)])
-            write_file(self._folder / f"{name}.wav", wav, arrived)
+            with storing("the voice"):
+                write_file(self._folder / f"{name}.wav", wav, arrived)
             return self.get(name)
 
     def remove(self, name: str) -> None:
@@ -237,7 +237,9 @@ class VoiceStore:
                     raise gone from None
                 if hashlib.sha256(data).hexdigest() != voice.digest:
                     raise gone
-                write_file(path, complete(_wav_steps(io.BytesIO(data))))
+                wav = complete(_wav_steps(io.BytesIO(data)))
+                with storing("the voice"):
+                    write_file(path, wav)
                 return path
         raise gone
 

@@ -61,10 +61,11 @@ def wait_ready(app: RunningApp) -> None:
 
 
 @contextmanager
-def running(script: str, open_files: int | None = None, **settings: str) -> Iterator[RunningApp]:
+def running(script: str, open_files: int | None = None, files: Path | None = None, **settings: str) -> Iterator[RunningApp]:
     """Start `app_sensevoice.py` or `app_tts.py` and wait until it is ready; stop it and its worker afterwards.
 
-    `open_files` is the hard limit of file descriptors that the app gets.
+    `open_files` is the hard limit of file descriptors that the app gets. `files` is where temporary files go; everything else
+    that the app writes goes to a folder that is deleted afterwards.
     """
     port = str(free_port())
     with tempfile.TemporaryDirectory(prefix="steadyvoice-test-") as temporary:
@@ -73,14 +74,14 @@ def running(script: str, open_files: int | None = None, **settings: str) -> Iter
             "STEADYVOICE_ASR_PORT": port,
             "STEADYVOICE_TTS_PORT": port,
             "STEADYVOICE_CACHE_HUB": temporary,  # weights that lie in the project's own choose no engine here
-            "GRADIO_TEMP_DIR": temporary,
+            "GRADIO_TEMP_DIR": str(files or temporary),
             "PYTHONUNBUFFERED": "1",
             **{f"STEADYVOICE_{name}": value for name, value in settings.items()},
         }
         limit = [] if open_files is None else ["prlimit", f"--nofile={open_files}"]
         command = [*limit, sys.executable, str(ROOT / script)]
         process = subprocess.Popen(command, cwd=temporary, env=environment, stderr=subprocess.PIPE, text=True)
-        app = RunningApp(process, f"http://127.0.0.1:{port}", Path(temporary), [])
+        app = RunningApp(process, f"http://127.0.0.1:{port}", files or Path(temporary), [])
 
         def read() -> None:
             assert process.stderr is not None

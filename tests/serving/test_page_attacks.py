@@ -124,13 +124,12 @@ def attacked(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, make_checkout: MakeCheckout
 ) -> Iterator[Attacked]:
     build: Callable[[Path, MakeCheckout], FastAPI] = request.param
-    folder, elsewhere = tmp_path_factory.mktemp("page"), tmp_path_factory.mktemp("elsewhere")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
     secret, audio = elsewhere / "secret.txt", elsewhere / "secret.wav"
     secret.write_text(MARK)
     secret.chmod(0o600)
     audio.write_bytes(CLIPS[2].read_bytes() + MARK.encode())
     with pytest.MonkeyPatch.context() as patch, counting_server() as (url, connections):
-        patch.setenv("GRADIO_TEMP_DIR", str(folder))
         patch.setattr("safehttpx.is_public_ip", lambda ip: True)  # or the app would fetch from public addresses alone
         with TestClient(build(tmp_path_factory.mktemp("hub"), make_checkout), "http://127.0.0.1") as client:
             uploaded = upload(client)

@@ -27,7 +27,7 @@ def upload(client: TestClient) -> str:
 @pytest.fixture
 def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "page"))
-    with ui.blocks("a page") as blocks:
+    with ui.blocks("a page", tmp_path / "page") as blocks:
         inputs = [
             gr.File(),
             gr.Image(),

@@ -12,24 +12,27 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from steadyvoice.serving import page as ui
-from tests.serving.gated_server import gated_server
+from tests.serving.gated_server import Gated, gated_server
 
 API = "/gradio_api"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("page")
-
-
-@pytest.fixture(scope="module")
-def client(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gated]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(folder))
         patch.setattr("safehttpx.is_public_ip", lambda ip: True)
         with gated_server(tmp_path_factory.mktemp("gate")) as running:
-            yield running.client
+            yield running
+
+
+@pytest.fixture
+def client(server: Gated) -> httpx.Client:
+    return server.client
+
+
+@pytest.fixture
+def folder(server: Gated) -> Path:
+    return server.service.files.kept
 
 
 def ask(client: httpx.Client, method: str, path: str) -> tuple[int, bytes]:
@@ -115,7 +118,8 @@ def test_no_file_but_the_apps_own_is_served(client: httpx.Client, folder: Path, 
                 assert ask(client, method, path)[0] == 404, path
 
 
-def test_an_upload_and_a_download_are_served_as_what_cannot_run_in_a_page(client: httpx.Client) -> None:
+def test_an_upload_and_a_download_are_served_as_what_cannot_run_in_a_page(server: Gated) -> None:
+    client = server.client
     page = b"<script>alert(1)</script>"
     uploaded = client.post(f"{API}/upload", files={"files": ("a b.html", page)}).json()[0]
     shown = client.get(f"{API}/file={quote(uploaded)}")
@@ -123,8 +127,7 @@ def test_an_upload_and_a_download_are_served_as_what_cannot_run_in_a_page(client
     assert shown.headers["content-type"] == "application/octet-stream"
     assert shown.headers["content-disposition"].startswith("attachment")
     assert shown.headers["x-content-type-options"] == "nosniff"
-    file = ui.download_folder() / "speech.wav"
-    file.write_bytes(bytes(range(100)))
+    (file,) = server.service.files.write({"speech.wav": bytes(range(100))}, "the audio")
     part = client.get(f"{API}/file={file}", headers={"Range": "bytes=10-19"})
     assert (part.status_code, part.content) == (206, bytes(range(10, 20))), "players look for a place in what they play"
     assert part.headers["content-type"] in ("audio/x-wav", "audio/wav")

@@ -12,7 +12,7 @@ import pytest
 from steadyvoice.media.subtitles import Cue
 from steadyvoice.media.text import Piece
 from steadyvoice.protocol import Speech
-from steadyvoice.serving import page as ui
+from steadyvoice.serving.private_folder import FILES_KEPT_S
 from steadyvoice.serving.speech_tables import (
     FIRST_WORDS,
     FOLLOWED_ROWS,
@@ -102,7 +102,7 @@ def test_the_history_keeps_the_newest_and_none_whose_file_may_be_gone() -> None:
         history = remember(history, entry(float(at)))
 
     assert [e.at for e in history] == [float(at) for at in range(HISTORY_KEPT + 4, 4, -1)]
-    late = entry(ui.FILES_KEPT_S + 10.0)
+    late = entry(FILES_KEPT_S + 10.0)
     assert [e.at for e in remember(history, late)] == [late.at, *(e.at for e in history if e.at > 10)]
 
 

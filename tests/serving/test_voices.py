@@ -18,7 +18,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steadyvoice.errors import Conflict, InvalidInput, NotFound, SteadyvoiceError, TooLarge, UnsupportedMedia
+from steadyvoice.errors import Conflict, InvalidInput, NotFound, SteadyvoiceError, StorageFull, TooLarge, UnsupportedMedia
 from steadyvoice.media.reference import REFERENCE_RATE
 from steadyvoice.media.steps import Steps
 from steadyvoice.serving import voice_files
@@ -386,7 +386,7 @@ def test_a_disk_that_is_full_leaves_no_half_voice(tmp_path: Path, monkeypatch: p
 
     store = VoiceStore(tmp_path)
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(StorageFull, match="no space left on the server's disk for the voice"):
         store.add("ann", io.BytesIO(recording()))
     assert store.voices() == []
     assert not list(tmp_path.iterdir())
