@@ -13,7 +13,7 @@ from steadyvoice.errors import InvalidInput
 from steadyvoice.media.encode import AUDIO_FORMATS
 from steadyvoice.media.stretch import MAX_SPEED, MIN_SPEED
 from steadyvoice.media.text import SPEAKABLE
-from steadyvoice.serving.speech_request import EMOTION_PARTS, SpeakOptions
+from steadyvoice.serving.speech_request import EMOTION_PARTS, SpeakOptions, Unnamed
 from steadyvoice.settings import Settings
 
 OPENAI_SPEEDS = (0.25, 4.0)
@@ -71,7 +71,7 @@ class SynthesizeBody(Wishes):
 
     def options(self) -> SpeakOptions:
         # The default is the first voice there is, which need not be number 0: that may have been removed.
-        speaker_id = self.speaker_id if "speaker_id" in self.model_fields_set else None
+        speaker_id = self.speaker_id if "speaker_id" in self.model_fields_set else Unnamed.LOWEST_NUMBER
         return SpeakOptions(self.text, speaker_id=speaker_id, format=self.format, **self.wishes())
 
 

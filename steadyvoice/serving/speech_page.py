@@ -23,7 +23,7 @@ from steadyvoice.serving.page_files import write_downloads
 from steadyvoice.serving.page_inputs import typed
 from steadyvoice.serving.service import Service
 from steadyvoice.serving.speech_panels import EmotionPanel, Values, VoicePanel
-from steadyvoice.serving.speech_request import SpeakOptions, SpeakRequest, sentences
+from steadyvoice.serving.speech_request import SpeakOptions, SpeakRequest, Unnamed, sentences
 from steadyvoice.serving.speech_tables import HistoryEntry, first_words, history_list, remember, sentence_table
 from steadyvoice.serving.speech_texts import LANGUAGE_NAMES, TEXTS
 from steadyvoice.serving.spoken import Spoken, SpokenPiece
@@ -239,7 +239,7 @@ def _add_endpoint(synthesizer: Synthesizer) -> None:
             language=language,
             emotion=emotion,
             emotion_strength=emotion_strength,
-            speaker_id=None if speaker_id == "" else speaker_id,
+            speaker_id=Unnamed.LOWEST_NUMBER if speaker_id == "" else speaker_id,
             speed=speed,
             format=format,
             seed=checked_seed(seed),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import Enum
 from functools import partial
 
 from steadyvoice.catalogue import EMOTIONS, OPENAI_VOICES, SPEECH_LANGUAGES, EngineCard
@@ -18,6 +19,12 @@ EMOTION_PARTS = len(EMOTIONS) - 1  # neutral is none of them
 MAX_EMOTION_TEXT = 500  # characters
 
 
+class Unnamed(Enum):
+    """The voice of a request that names none. None is not used for it: a null that a client sends is an error."""
+
+    LOWEST_NUMBER = "the voice with the lowest number"
+
+
 @dataclass(frozen=True)
 class SpeakOptions:
     """What a caller may choose, as the caller wrote it."""
@@ -26,7 +33,7 @@ class SpeakOptions:
     language: str = "auto"
     emotion: str = "neutral"
     emotion_strength: float = 0.6
-    speaker_id: str | int | None = None  # left out: the voice with the lowest number
+    speaker_id: str | int | Unnamed = Unnamed.LOWEST_NUMBER
     speed: float = 1.0
     format: str = "wav"
     seed: int | None = None
@@ -125,10 +132,10 @@ def sentences(options: SpeakOptions, service: Service) -> tuple[Piece, ...]:
     return pieces
 
 
-def _speaker(speaker_id: str | int | None, card: EngineCard) -> str:
+def _speaker(speaker_id: str | int | Unnamed, card: EngineCard) -> str:
     """A number, a name, or one of OpenAI's voice names -> the engine's name. Raises InvalidInput."""
     speakers = card.speakers
-    name = "0" if speaker_id is None else str(speaker_id).strip()
+    name = "0" if isinstance(speaker_id, Unnamed) else str(speaker_id).strip()
     if name in speakers:
         return name
     if name in OPENAI_VOICES:
@@ -140,10 +147,10 @@ def _speaker(speaker_id: str | int | None, card: EngineCard) -> str:
     )
 
 
-async def _voice(speaker_id: str | int | None, service: Service, voices: VoiceStore, param: str) -> Voice:
+async def _voice(speaker_id: str | int | Unnamed, service: Service, voices: VoiceStore, param: str) -> Voice:
     """The same for a recorded voice. `param` is what the caller gave it in."""
     try:
-        return await service.on_host(partial(voices.find, speaker_id))
+        return await service.on_host(partial(voices.find, None if isinstance(speaker_id, Unnamed) else speaker_id))
     except InvalidInput as error:
         error.param = param
         raise

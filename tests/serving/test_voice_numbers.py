@@ -12,6 +12,8 @@ import pytest
 
 from steadyvoice.catalogue import OPENAI_VOICES
 from steadyvoice.errors import InvalidInput
+from steadyvoice.serving.speech_bodies import SynthesizeBody
+from steadyvoice.serving.speech_request import Unnamed
 from steadyvoice.serving.voice_numbers import COPY, DAMAGED, FILE, REMEMBERED, Registry
 from steadyvoice.serving.voices import VoiceStore
 from tests.serving.test_voices import put, recording
@@ -60,6 +62,11 @@ def test_a_voice_that_is_left_out_is_the_one_with_the_lowest_number(store: Voice
     assert store.find(None).name == "ann"
     store.remove("ann")
     assert store.find(None).name == "ben"
+
+
+def test_a_body_without_a_speaker_does_not_ask_for_number_0() -> None:
+    assert SynthesizeBody(text="Hello.").options().speaker_id is Unnamed.LOWEST_NUMBER
+    assert SynthesizeBody(text="Hello.", speaker_id=0).options().speaker_id == 0
 
 
 def test_a_file_that_goes_and_comes_back_keeps_its_number_under_any_name(store: VoiceStore, tmp_path: Path) -> None:
