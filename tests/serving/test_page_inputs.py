@@ -104,6 +104,7 @@ def test_a_value_of_the_wrong_type_is_told_with_its_parameter() -> None:
         {"speed": "fast"},
         {"speed": None},
         {"emotion_strength": {}},
+        {"speaker_id": None},
         {"speaker_id": [1]},
         {"emotion_vector": "happy"},
         {"emotion_vector": [[1]]},
