@@ -45,12 +45,12 @@ AUDIO_FORMATS = {
 }
 
 
-def audio_format(name: str) -> AudioFormat:
-    """Raises InvalidInput for an unknown name."""
+def audio_format(name: str, param: str = "format") -> AudioFormat:
+    """Raises InvalidInput for an unknown name, in the field `param`."""
     try:
         return AUDIO_FORMATS[name]
     except KeyError:
-        raise InvalidInput(f"format {name[:32]!r} is unknown; known: {', '.join(AUDIO_FORMATS)}", param="format") from None
+        raise InvalidInput(f"format {name[:32]!r} is unknown; known: {', '.join(AUDIO_FORMATS)}", param=param) from None
 
 
 def encode(pcm: PcmArray, sample_rate: int, fmt: AudioFormat) -> bytes:

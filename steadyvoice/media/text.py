@@ -31,7 +31,7 @@ CLAUSE_END = re.compile(r"(?:[，、：—]+|(?<!\d)[,:]+|[,:]+(?!\d))\s*")  # n
 # How to say a word, as IndexTTS2 reads it: <行|XING2>, <going|G OW1 . IH0 NG>. What is in it ends no sentence.
 HINT = re.compile(r"<[^<>|\s][^<>|\n]{0,39}\|[^<>\n]{1,80}>")
 SPACE = re.compile(r"\s+")
-# Of a text that can be spoken: a letter of a known script, or a number of any. As JSON Schema reads it.
+# A text that can be spoken, as JSON Schema reads it: it has a letter of a script that is read here, or a digit.
 SPEAKABLE = r"[0-9A-Za-z\u00c0-\u024f\u1e00-\u1eff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\u3041-\u3096\u30a1-\u30fa\uff10-\uff19]"
 BLANKS = "\t\r\v\f\x85\u2028\u2029"  # controls that stand for a space
 

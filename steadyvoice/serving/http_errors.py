@@ -105,6 +105,8 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     message, code = str(error.detail), f"http_{error.status_code}"
     if error.status_code == HTTPStatus.NOT_FOUND:
         message, code = "there is no such route", "not_found"
+    elif error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI and Starlette: a body that is no JSON and no form at all
+        return answer_of(InvalidInput(f"the body cannot be read: {message}"), request.url.path)
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         message, code = f"{request.method} is not allowed here", "method_not_allowed"
     return error_response(error.status_code, message, code, "invalid_request_error", headers=error.headers)

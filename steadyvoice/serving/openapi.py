@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from fastapi import FastAPI
@@ -70,7 +70,7 @@ REASONS = {
 MAY_BE_RETRIED = (409, 429, 503)
 EVERYWHERE = (403, 421, 500)  # by what every request passes
 WITH_BODY = (408, 413)  # of requests that carry a body
-WITH_UPLOAD = (400, *WITH_BODY, 415, 429, 503, 507)
+WITH_UPLOAD = (*WITH_BODY, 415, 429, 503, 507)
 AT_WORK = (429, 500, 503, 504)  # of requests that the engine works on
 
 
@@ -98,9 +98,13 @@ def text(description: str = "") -> dict[str, Any]:
 
 
 def event_stream(*events: type[BaseModel]) -> dict[str, Any]:
-    """Server-sent events without a name, each with one of these in its data. OpenAPI 3.1 has no keyword for that."""
-    items = [inlined(event.model_json_schema()) for event in events]
-    return {"schema": {"type": "string", "description": "Server-sent events."}, "x-item-schema": {"oneOf": items}}
+    """Server-sent events with one of these as JSON in their data. Before OpenAPI 3.2 the schema is that of one event."""
+    data = {"oneOf": [inlined(event.model_json_schema()) for event in events]}
+    fields = {
+        "event": {"type": "string"},
+        "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": data},
+    }
+    return {"schema": {"type": "object", "properties": fields, "required": ["data"]}}
 
 
 def headers(**told: str) -> dict[str, Any]:
@@ -108,7 +112,12 @@ def headers(**told: str) -> dict[str, Any]:
     return {name.replace("_", "-"): {"description": says, "schema": {"type": "string"}} for name, says in told.items()}
 
 
-def multipart(form: type[BaseModel], files: Mapping[str, str], refined: Mapping[str, Mapping[str, Any]] | None = None) -> Any:
+def multipart(
+    form: type[BaseModel],
+    files: Mapping[str, str],
+    refined: Mapping[str, Mapping[str, Any]] | None = None,
+    together: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
     """The `openapi_extra` of a route that reads this form and these files itself.
 
     FastAPI would read a whole upload before the first line of the route runs; here a request is admitted first.
@@ -117,10 +126,12 @@ def multipart(form: type[BaseModel], files: Mapping[str, str], refined: Mapping[
         form: the text fields.
         files: name of each file's field -> what the file is.
         refined: field -> its schema, where that depends on the engine or a setting.
+        together: schemas that fields meet with one another.
     """
     schema = inlined(form.model_json_schema(by_alias=True))
     properties = {name: BINARY | {"description": text} for name, text in files.items()} | _refined(schema, refined or {})
     schema |= {"properties": properties, "required": [*files, *schema.get("required", ())]}
+    schema |= {"allOf": list(together)} if together else {}
     encoding = {name: {"contentType": ", ".join(AUDIO_TYPES)} for name in files}
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema, "encoding": encoding}}}}
 
@@ -142,9 +153,14 @@ def inlined(schema: Any) -> Any:
     return resolve(schema)
 
 
-def refine(app: FastAPI, model: type[BaseModel], fields: Mapping[str, Mapping[str, Any]]) -> None:
-    """Let the schema of a model's fields say what depends on the engine or a setting: field -> its schema."""
-    app.state.refined = {**getattr(app.state, "refined", {}), model.__name__: fields}
+def refine(
+    app: FastAPI,
+    model: type[BaseModel],
+    fields: Mapping[str, Mapping[str, Any]],
+    together: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Let the schema of a body say what depends on the engine or a setting. `fields` and `together` as for `multipart`."""
+    app.state.refined = {**getattr(app.state, "refined", {}), model.__name__: (fields, together)}
 
 
 def _refined(schema: Mapping[str, Any], fields: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -177,8 +193,10 @@ def schema_of(app: FastAPI) -> Callable[[], dict[str, Any]]:
         schemas = schema["components"]["schemas"]
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
-        for model, fields in getattr(app.state, "refined", {}).items():
+        for model, (fields, together) in getattr(app.state, "refined", {}).items():
             schemas[model]["properties"] = _refined(schemas[model], fields)
+            if together:
+                schemas[model]["allOf"] = list(together)
         app.openapi_schema = schema
         return schema
 

@@ -5,32 +5,31 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from steadyvoice.catalogue import EMOTIONS, OPENAI_VOICES, EngineCard, model_names
 from steadyvoice.engine.scheduler import ServiceClass
 from steadyvoice.errors import InvalidInput
-from steadyvoice.media.encode import AUDIO_FORMATS
+from steadyvoice.media.encode import AUDIO_FORMATS, audio_format
 from steadyvoice.media.stretch import MAX_SPEED, MIN_SPEED
-from steadyvoice.media.text import SPEAKABLE
+from steadyvoice.media.text import HAN, KANA, SPEAKABLE
 from steadyvoice.serving.speech_request import EMOTION_PARTS, SpeakOptions, Unnamed
 from steadyvoice.settings import Settings
 
 OPENAI_SPEEDS = (0.25, 4.0)
+MAX_SEED = 2**53 - 1  # up to here every JSON reader keeps whole numbers as they are (RFC 8259, section 6)
 MAX_INSTRUCTIONS = 4_096  # characters
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def _whole(value: Any) -> Any:
+    """JSON knows one kind of number: 3.0 is 3."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED), BeforeValidator(_whole)]
 # Kokoro's letter for a language -> ours, of those that are spoken here.
 KOKORO_LANGUAGES = {"a": "en", "b": "en", "j": "ja", "z": "zh"}
-# What Kokoro does to a text if it is not told otherwise.
-KOKORO_NORMALIZATION = {
-    "normalize": True,
-    "unit_normalization": False,
-    "url_normalization": True,
-    "email_normalization": True,
-    "optional_pluralization_normalization": True,
-    "phone_normalization": True,
-    "replace_remaining_symbols": True,
-}
 
 
 class Wishes(BaseModel):
@@ -44,7 +43,7 @@ class Wishes(BaseModel):
     emotion_vector: list[float] | None = Field(
         None, description=f"{EMOTION_PARTS} numbers from 0 to 1: {', '.join(EMOTIONS[1:])}. With engines that imitate."
     )
-    emotion_voice: int | str | None = Field(None, description="A voice that has the emotion. With engines that imitate.")
+    emotion_voice: Whole | str | None = Field(None, description="A voice that has the emotion. With engines that imitate.")
     emotion_text: str | None = Field(None, description="A description of the emotion. With engines that read one.")
     speed: float = Field(
         1.0, json_schema_extra={"minimum": MIN_SPEED, "maximum": MAX_SPEED}, description="2 takes half the time."
@@ -63,7 +62,7 @@ class SynthesizeBody(Wishes):
     """The body of /synthesize."""
 
     text: str = Field(description="The text has at least one letter or digit.")
-    speaker_id: int | str = Field(
+    speaker_id: Whole | str = Field(
         0, description="Number or name of a voice, see `GET /v1/voices`. Left out: the voice with the lowest number."
     )
     format: str = Field("wav", json_schema_extra={"enum": list(AUDIO_FORMATS)})
@@ -83,12 +82,30 @@ class VoiceId(BaseModel):
     id: str
 
 
+Yes = Annotated[bool, Field(json_schema_extra={"const": True})]
+No = Annotated[bool, Field(json_schema_extra={"const": False})]
+
+
+class Normalization(BaseModel):
+    """Kokoro's options for how a text is read, at the values that Kokoro takes if it is not told otherwise."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    normalize: Yes = True
+    unit_normalization: No = False
+    url_normalization: Yes = True
+    email_normalization: Yes = True
+    optional_pluralization_normalization: Yes = True
+    phone_normalization: Yes = True
+    replace_remaining_symbols: Yes = True
+
+
 class SpeechBody(Wishes):
     """The body of /v1/audio/speech as OpenAI's SDK sends it, with the fields that clients of Kokoro-FastAPI add."""
 
     input: str = Field(description="The text has at least one letter or digit.")
     model: str = Field("", description="One of `GET /v1/models`; left out or empty: the running engine.")
-    voice: int | str | VoiceId = Field(0, description="Number or name of a voice, or a name of OpenAI's.")
+    voice: Whole | str | VoiceId = Field(0, description="Number or name of a voice, or a name of OpenAI's.")
     instructions: str | None = Field(
         None,
         max_length=MAX_INSTRUCTIONS,
@@ -100,31 +117,29 @@ class SpeechBody(Wishes):
         1.0, json_schema_extra={"minimum": OPENAI_SPEEDS[0], "maximum": OPENAI_SPEEDS[1]}, description="2 takes half the time."
     )
     stream: bool | None = Field(
-        None, description="false: one whole file. true or left out: sentence by sentence, as each is spoken."
+        None, description="false: one whole file. true or left out, and with sse: sentence by sentence, as each is spoken."
     )
-    lang_code: str | None = Field(None, description="Kokoro's letter for `language`; b is spoken as a.")
-    download_format: str | None = Field(None, description="Nothing but `response_format`.")
-    return_download_link: Literal[False] = Field(False, description="There are no download links.")
+    lang_code: str | None = Field(None, description="Kokoro's letter for the language, where `language` is auto; b is read as a.")
+    return_download_link: No = Field(False, description="Nothing but false: there are no download links.")
+    download_format: str | None = Field(None, description="Of the download link, so without effect.")
     volume_multiplier: float | None = Field(None, ge=1, le=1, description="Nothing but 1.")
-    normalization_options: dict[str, bool] | None = Field(
-        None, description="Nothing but Kokoro's own defaults: texts are normalised in one way here."
-    )
+    normalization_options: Normalization | None = Field(None, description="Texts are normalised in one way here.")
 
     def options(self) -> SpeakOptions:
         """
         Raises:
-            InvalidInput: fields contradict each other, or ask for what is not done here.
+            InvalidInput: it asks for what is not done here.
         """
         voice = self.voice.id if isinstance(self.voice, VoiceId) else self.voice
         wishes = self.wishes() | {"language": self._language()}
-        if self.download_format not in (None, self.response_format):
-            raise InvalidInput("download_format is another format than response_format", param="download_format")
-        if self.stream is False and self.stream_format == "sse":
-            raise InvalidInput("stream is false, and stream_format sse is a stream", param="stream")
-        for name, value in (self.normalization_options or {}).items():
-            if KOKORO_NORMALIZATION.get(name) is not value:
+        if self.return_download_link:
+            raise InvalidInput("there are no download links: the answer is the audio", param="return_download_link")
+        if self.download_format is not None:
+            audio_format(self.download_format, "download_format")
+        for name, default in Normalization() if self.normalization_options else ():
+            if getattr(self.normalization_options, name) is not default:
                 raise InvalidInput(
-                    f"normalization_options {name[:64]!r} cannot be {str(value).lower()} here", param="normalization_options"
+                    f"normalization_options {name} is only {str(default).lower()} here", param="normalization_options"
                 )
         return SpeakOptions(self.input, speaker_id=voice, format=self.response_format, speeds=OPENAI_SPEEDS, **wishes)
 
@@ -136,9 +151,7 @@ class SpeechBody(Wishes):
             raise InvalidInput(
                 f"lang_code {self.lang_code[:16]!r} is not spoken here; known: {', '.join(KOKORO_LANGUAGES)}", param="lang_code"
             )
-        if self.language not in ("auto", known):
-            raise InvalidInput(f"lang_code {self.lang_code!r} is not language {self.language[:16]!r}", param="lang_code")
-        return known
+        return known if self.language == "auto" else self.language
 
 
 def refined(card: EngineCard, settings: Settings) -> dict[str, dict[str, Any]]:
@@ -168,3 +181,19 @@ def refined(card: EngineCard, settings: Settings) -> dict[str, dict[str, Any]]:
 def _voice_object(card: EngineCard) -> dict[str, Any]:
     names = {"type": "string", "enum": [*card.speakers, *OPENAI_VOICES]}
     return {"type": "object", "properties": {"id": names}, "required": ["id"], "additionalProperties": False}
+
+
+def together(card: EngineCard, text: str) -> list[dict[str, Any]]:
+    """What the text, in the field of that name, may be in a language: espeak reads Japanese in kana only."""
+    if card.name != "espeak":
+        return []
+    # The letters themselves: JSON Schema has no escape for those beyond U+FFFF.
+    letters = [script.pattern[1:-1].encode().decode("unicode_escape") for script in (HAN, KANA)]
+    no_han, no_kana = ({text: {"pattern": f"^[^{some}]*$"}} for some in letters)
+    other = [{"language": {"enum": [name for name in card.languages if name != given]}} for given in ("ja", "auto")]
+    given = {"required": ["language"]}  # or it is auto
+    return [
+        {"anyOf": [{"properties": other[0]}, {"properties": no_han}]},
+        {"anyOf": [{"properties": other[1], **given}, {"properties": no_han}, {"properties": no_kana}]},
+        {"anyOf": [{"properties": {"lang_code": {"enum": [None, "a", "b", "z"]}}}, {"properties": no_han}]},
+    ]

@@ -22,6 +22,7 @@ from steadyvoice.serving.middleware import new_request_id
 from steadyvoice.serving.page_files import write_downloads
 from steadyvoice.serving.page_inputs import typed
 from steadyvoice.serving.service import Service
+from steadyvoice.serving.speech_bodies import MAX_SEED
 from steadyvoice.serving.speech_panels import EmotionPanel, Values, VoicePanel
 from steadyvoice.serving.speech_request import SpeakOptions, SpeakRequest, Unnamed, sentences
 from steadyvoice.serving.speech_tables import HistoryEntry, first_words, history_list, remember, sentence_table
@@ -29,7 +30,6 @@ from steadyvoice.serving.speech_texts import LANGUAGE_NAMES, TEXTS
 from steadyvoice.serving.spoken import Spoken, SpokenPiece
 from steadyvoice.serving.synthesis import Synthesizer
 
-MAX_SEED = 2**53 - 1  # a browser's numbers are whole up to here
 SUBTITLES = {"srt": to_srt, "vtt": to_vtt}
 
 

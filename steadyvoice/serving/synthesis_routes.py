@@ -17,7 +17,7 @@ from steadyvoice.serving.identity import caller_of
 from steadyvoice.serving.model_routes import check_model
 from steadyvoice.serving.openapi import AT_WORK, WITH_BODY, content, errors, event_stream, headers, refine
 from steadyvoice.serving.speech_answers import AudioDelta, AudioDone, Delivery, SpeechAnswers
-from steadyvoice.serving.speech_bodies import SpeechBody, SynthesizeBody, refined
+from steadyvoice.serving.speech_bodies import SpeechBody, SynthesizeBody, refined, together
 from steadyvoice.serving.subtitle_shelf import SubtitleShelf
 from steadyvoice.serving.synthesis import Synthesizer
 from steadyvoice.serving.transcription_answers import StreamError
@@ -43,17 +43,22 @@ SPOKEN: dict[int | str, dict[str, Any]] = {
             X_Speech_Defects="Sentences that came out wrong, and how.",
             X_Speech_Reduced="Sentences that memory was short for.",
             X_Cached="true: the answer was kept from an earlier request.",
-        )
+        ),
+        "links": {
+            "subtitles": {"operationId": "speech_subtitles", "parameters": {"speech_id": "$response.header.X-Speech-Id"}},
+        },
     },
 }
 SUBTITLES = content(*(media_type for _, media_type in SUBTITLE_FORMATS.values()), description="One cue per sentence.")
-IDEMPOTENCY_KEY = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "required": False,
-    "description": "A retry with the same key and body gets the same bytes.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[\\x20-\\x7e]+$"},
-}
+# A retry's header is described in words: a parameter would promise that every key is accepted with every body.
+RETRIES = """
+
+With the header `Idempotency-Key` (1 to 255 printable ASCII characters) a retry gets the same bytes and costs nothing; with
+another body it is refused with 422, and with 409 while the first request is at work."""
+SYNTHESIZE = """Text to speech: a whole file, or with `stream` bytes from the first sentence on. What will be long is streamed
+unless `stream` is false."""
+CREATE_SPEECH = """Text to speech as OpenAI has it: streamed, unless there is only one sentence and so nothing to wait for; with
+`stream_format` sse as server-sent events."""
 
 
 class UsageTotals(BaseModel):
@@ -70,20 +75,19 @@ def add_synthesis_routes(app: FastAPI, synthesizer: Synthesizer) -> None:
     subtitles = SubtitleShelf()
     answers = SpeechAnswers(synthesizer, subtitles)
     card = synthesizer.service.card
-    for body in (SynthesizeBody, SpeechBody):
-        refine(app, body, refined(card, synthesizer.service.settings))
+    fields = refined(card, synthesizer.service.settings)
+    refine(app, SynthesizeBody, fields, together(card, "text"))
+    refine(app, SpeechBody, fields, together(card, "input"))
 
     @app.post(
         "/synthesize",
         operation_id="synthesize",
+        description=SYNTHESIZE + RETRIES,
         tags=SPEECH,
         response_class=Response,
         responses=SPOKEN,
-        openapi_extra={"parameters": [IDEMPOTENCY_KEY]},
     )
     async def synthesize(request: Request, body: SynthesizeBody) -> Response:
-        """Text to speech: a whole file, or with `stream` bytes from the first sentence on. What will be long is streamed unless
-        `stream` is false."""
         speak = await synthesizer.check(body.options())
         stream = speak.expected_s > LONG_S if body.stream is None else body.stream
         return await answers.answer(request, speak, Delivery.STREAMED if stream else Delivery.WHOLE)
@@ -91,27 +95,26 @@ def add_synthesis_routes(app: FastAPI, synthesizer: Synthesizer) -> None:
     @app.post(
         "/v1/audio/speech",
         operation_id="create_speech",
+        description=CREATE_SPEECH + RETRIES,
         tags=SPEECH,
         response_class=Response,
         responses={**SPOKEN, **errors(400, 404)},
         openapi_extra={
-            "parameters": [IDEMPOTENCY_KEY],
             "responses": {"200": {"content": {"text/event-stream": event_stream(AudioDelta, AudioDone, StreamError)}}},
         },
     )
     async def speech(request: Request, body: SpeechBody) -> Response:
-        """Text to speech as OpenAI has it: streamed, unless there is only one sentence and so nothing to wait for; with
-        `stream_format` sse as server-sent events."""
         check_model(body.model, card)
         try:
             speak = await synthesizer.check(body.options())
+            if body.stream_format == "sse":
+                delivery = Delivery.EVENTS
+            else:
+                delivery = Delivery.STREAMED if body.stream is not False and len(speak.pieces) > 1 else Delivery.WHOLE
+            return await answers.answer(request, speak, delivery)
         except InvalidInput as error:
             error.param = OPENAI_NAMES.get(error.param or "", error.param)
             raise
-        if body.stream_format == "sse":
-            return await answers.answer(request, speak, Delivery.EVENTS)
-        streamed = body.stream is not False and len(speak.pieces) > 1
-        return await answers.answer(request, speak, Delivery.STREAMED if streamed else Delivery.WHOLE)
 
     @app.get(
         "/v1/speech/{speech_id}/subtitles",

@@ -110,11 +110,30 @@ class TranscriptionForm:
 def refined(card: EngineCard, settings: Settings) -> dict[str, dict[str, Any]]:
     """What the schema of the form says with this engine and these settings: field -> its schema."""
     language = f"^({'|'.join(card.languages)})([-_][A-Za-z0-9]+)*$"
+    include: dict[str, Any] = {"type": "array", "items": {"enum": ["logprobs"]}}
     return {
-        "model": {"type": "string", "enum": ["", *model_names(card)], "examples": [model_names(card)[1]]},
-        "language": {"type": "string", "pattern": language, "examples": [card.languages[1]]},
+        "model": {"type": "string", "enum": ["", *model_names(card)]},
+        "language": {"type": "string", "pattern": language},
         "merge_length_s": {"type": "number", "minimum": 0, "maximum": settings.max_segment_s},
+        "include[]": include if card.scores else include | {"maxItems": 0},
     }
+
+
+def _either(*properties: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [{"properties": one} for one in properties]}
+
+
+# What `_check_together` checks, as JSON Schema. Without a response_format it is json.
+TOGETHER = (
+    _either({"stream": {"const": False}}, {"response_format": {"enum": ["json", "text", "verbose_json"]}}),
+    _either({"include[]": {"maxItems": 0}}, {"response_format": {"const": "json"}}),
+    {
+        "anyOf": [
+            {"properties": {"timestamp_granularities[]": {"items": {"const": "segment"}}}},
+            {"properties": {"response_format": {"enum": ["verbose_json", "srt", "vtt"]}}, "required": ["response_format"]},
+        ]
+    },
+)
 
 
 def parse_form(form: FormData, transcriber: Transcriber) -> TranscriptionForm:

@@ -26,6 +26,7 @@ from steadyvoice.serving.transcription_answers import (
 from steadyvoice.serving.transcription_form import (
     MAX_FIELD_BYTES,
     MAX_FIELDS,
+    TOGETHER,
     TranscriptionFields,
     parse_form,
     refined,
@@ -33,7 +34,7 @@ from steadyvoice.serving.transcription_form import (
 from steadyvoice.serving.uploads import receive_form
 
 TRANSCRIBED: dict[int | str, dict[str, Any]] = {
-    **errors(*WITH_UPLOAD, *AT_WORK, 404, 422),
+    **errors(*WITH_UPLOAD, *AT_WORK, 400, 404, 422),
     200: {
         "model": Transcription | VerboseTranscription,
         "description": "The transcript, in the format that was asked for; with `stream` as events.",
@@ -61,7 +62,7 @@ def add_transcription_routes(app: FastAPI, transcriber: Transcriber) -> None:
         operation_id="create_transcription",
         tags=["transcription"],
         responses=TRANSCRIBED,
-        openapi_extra=multipart(TranscriptionFields, {"file": file}, refined(service.card, service.settings)),
+        openapi_extra=multipart(TranscriptionFields, {"file": file}, refined(service.card, service.settings), TOGETHER),
     )
     async def transcriptions(request: Request) -> Response:
         """Speech to text."""

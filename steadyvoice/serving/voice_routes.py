@@ -142,7 +142,7 @@ def add_voice_routes(app: FastAPI, service: Service, voices: VoiceStore | None) 
         "/v1/audio/voices",
         operation_id="create_voice",
         tags=VOICES,
-        responses=errors(*WITH_UPLOAD, 409),
+        responses=errors(*WITH_UPLOAD, 400, 409),
         openapi_extra=multipart(OpenAIVoiceFields, {"audio_sample": RECORDING}),
     )
     async def create(request: Request) -> CreatedVoice:

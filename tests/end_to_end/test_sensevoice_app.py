@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import openai
 import pytest
 import soundfile
 from numpy.typing import NDArray
@@ -172,3 +173,30 @@ def test_a_release_with_the_wrong_weights_is_an_answer_and_not_an_end(digits_rel
     assert (answer.status_code, alive.status_code) == (503, 200)
     assert "Retry-After" in answer.headers
     assert str(tmp_path) not in answer.text
+
+
+def test_openais_sdk_gets_the_log_probabilities_of_the_tokens(asr: RunningApp) -> None:
+    with openai.OpenAI(base_url=f"{asr.url}/v1", api_key="none", max_retries=0) as client:
+        told = client.audio.transcriptions.create(
+            file=("a.wav", SPOKEN), model="gpt-4o-transcribe", response_format="json", include=["logprobs"]
+        )
+        *deltas, done = client.audio.transcriptions.create(
+            file=("a.wav", SPOKEN), model="gpt-4o-transcribe", include=["logprobs"], stream=True
+        )
+        verbose = client.audio.transcriptions.create(file=("a.wav", SPOKEN), model="whisper-1", response_format="verbose_json")
+    assert told.logprobs is not None
+    assert "".join(token.token or "" for token in told.logprobs).replace(" ", "") == "3526.8409."
+    for token in told.logprobs:
+        assert bytes(int(byte) for byte in token.bytes or ()).decode() == token.token
+        assert token.logprob is not None
+        assert token.logprob <= 0
+    assert done.logprobs is not None
+    assert [token.token for token in done.logprobs] == [token.token for token in told.logprobs]
+    assert sum(len(delta.logprobs) for delta in deltas if delta.type == "transcript.text.delta" and delta.logprobs) == len(
+        done.logprobs
+    )
+    assert verbose.segments is not None
+    for segment in verbose.segments:
+        assert segment.tokens
+        assert -1 < segment.avg_logprob < 0
+        assert segment.no_speech_prob < 0.5

@@ -160,3 +160,32 @@ def test_a_word_ends_before_the_full_stop_that_is_heard_after_it(recognizer: Sen
 
     assert answer.text in ("27.", "two seven")
     assert answer.words[-1].end <= len(speech) / RATE + 0.12
+
+
+def test_scores_are_those_of_the_tokens_and_noise_is_told_from_speech(recognizer: SenseVoiceRecognizer) -> None:
+    clear = say("3 5 2 6", "en", "f1")
+    noise = np.random.default_rng(1).normal(0, 1, len(clear))
+    noisy = (clear + 2.0 * np.sqrt(np.mean(clear**2)) * noise).astype(np.float32)
+
+    told, untold, unheard = recognize(
+        recognizer, [RecognizeItem(clear, "en", logprobs=True), RecognizeItem(clear, "en"), RecognizeItem(noisy, "en")]
+    )
+
+    scores = told.scores
+    assert "".join(token.text for token in scores.logprobs).strip() == told.text == "3526."
+    assert len(scores.tokens) == len(scores.logprobs)
+    assert scores.avg_logprob == pytest.approx(np.mean([token.logprob for token in scores.logprobs]), abs=1e-5)
+    assert -0.5 < scores.avg_logprob < 0
+    assert 0 <= scores.no_speech_prob < 0.01
+    assert (untold.scores.tokens, untold.scores.logprobs) == (scores.tokens, ()), "they are many, and sent on request only"
+    assert unheard.text == ""
+    assert unheard.scores.no_speech_prob > 0.9
+
+
+def test_scored_rows_are_the_rows_of_the_path(recognizer: SenseVoiceRecognizer) -> None:
+    items, _ = held_out(6, seed=9)
+    answers = recognize(recognizer, items)
+    tags = set(recognizer._tags)
+    assert [list(answer.scores.tokens) for answer in answers] == [
+        [token for token in path if token not in tags] for path in tokens(recognizer, items)
+    ]
