@@ -1,20 +1,21 @@
 """Which of Gradio's routes are served: what the pages and the two Gradio clients call. Everything else answers 404.
 
-Two routes are ours. Gradio's `file=` fetches URLs and serves more folders than the app's own. Gradio's `cancel` also ends other
-jobs of the caller, and completes a job with an answer that no client can read.
+Three routes are ours. Gradio's `file=` fetches URLs and serves more folders than the app's own. Gradio's `cancel` also ends other
+jobs of the caller, and completes a job with an answer that no client can read; `reset` belongs to it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import mimetypes
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from fastapi.responses import FileResponse, JSONResponse, Response
 from gradio import utils
-from gradio.data_classes import CancelBody
+from gradio.data_classes import CancelBody, ResetBody
 from gradio.server_messages import ProcessCompletedMessage
 from pydantic import ValidationError
 from starlette.requests import Request
@@ -33,11 +34,12 @@ GET_ROUTES = (
     *(f"{API}/call/{{api_name}}/{{event_id}}", f"{API}/call/v2/{{api_name}}/{{event_id}}"),
 )
 POST_ROUTES = (
-    *(f"{API}/queue/join", f"{API}/run/{{api_name}}", f"{API}/upload", f"{API}/reset"),
+    *(f"{API}/queue/join", f"{API}/run/{{api_name}}", f"{API}/upload"),
     *(f"{API}/call/{{api_name}}", f"{API}/call/v2/{{api_name}}"),
 )
-# gradio_client takes a completed job for a finished one, and a job that it sees cancelled first raises CancelledError as it
-# should. It looks for both every 0.05 s.
+# Both clients call `cancel` and then `reset`. After its answer gradio_client raises CancelledError, as it should, unless the
+# completion of the job reached it first: then the job has an empty result. The wait is for a client that does not call it.
+RESET_WAIT_S = 5.0
 COMPLETION_DELAY_S = 0.3
 
 
@@ -51,6 +53,7 @@ def page_router(gradio_app: Any, page: gr.Blocks) -> Router:
             *(Route(path, gradio_app, methods=["POST"]) for path in POST_ROUTES),
             Route(f"{API}/file={{path:path}}", own_file, methods=["GET"]),
             Route(f"{API}/cancel", jobs.cancel, methods=["POST"]),
+            Route(f"{API}/reset", jobs.reset, methods=["POST"]),
         ],
         redirect_slashes=False,
         default=unknown,
@@ -106,6 +109,7 @@ class Cancellation:
 
     def __init__(self, page: gr.Blocks) -> None:
         self._page = page
+        self._resets: dict[str, asyncio.Event] = {}  # of jobs that are cancelled and not yet completed
         self._completions: set[asyncio.Task[None]] = set()  # asyncio itself holds tasks weakly
 
     async def cancel(self, request: Request) -> Response:
@@ -116,7 +120,8 @@ class Cancellation:
             return error_response(422, message, "invalid_value", "invalid_request_error")
         queue = self._page._queue
         event = queue.event_ids_to_events.get(body.event_id)
-        if event is not None and event.session_hash == body.session_hash:
+        if event is not None and event.session_hash == body.session_hash and event._id not in self._resets:
+            self._resets[event._id] = asyncio.Event()
             await queue.remove_from_queue(event._id)
             await _end_task(event._id)
             completion = asyncio.create_task(self._complete(event))
@@ -124,8 +129,20 @@ class Cancellation:
             completion.add_done_callback(self._completions.discard)
         return JSONResponse({"success": True})
 
+    async def reset(self, request: Request) -> Response:
+        try:
+            body = ResetBody.model_validate_json(await request.body())
+        except ValidationError:
+            return error_response(422, "the body needs event_id as text", "invalid_value", "invalid_request_error")
+        if cancelled := self._resets.get(body.event_id):
+            cancelled.set()
+        return JSONResponse({"success": True})
+
     async def _complete(self, event: Any) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._resets[event._id].wait(), RESET_WAIT_S)
         await asyncio.sleep(COMPLETION_DELAY_S)
+        del self._resets[event._id]
         queue = self._page._queue
         if event.session_hash in queue.pending_messages_per_session:  # or the client has gone
             queue.send_message(event, ProcessCompletedMessage(output={"data": []}, success=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -35,6 +36,19 @@ def test_transcribe_gives_the_same_text_as_the_api(asr: RunningApp, asr_client: 
 def test_transcribe_refuses_a_language_that_the_engine_does_not_know(asr_client: Client) -> None:
     with pytest.raises(Exception, match="not available with engine pocketsphinx"):
         asr_client.predict(handle_file(str(CLIPS[0])), language="zh", api_name="/transcribe")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"language": None}, {"language": 7}, {"use_itn": "perhaps"}, {"merge_length_s": "ten"}, {"merge_length_s": [1]}]
+)
+def test_transcribe_names_the_parameter_whose_value_has_the_wrong_type(asr_client: Client, wrong: dict[str, Any]) -> None:
+    with pytest.raises(Exception, match=f"^{next(iter(wrong))}: "):
+        asr_client.predict(handle_file(str(CLIPS[0])), **wrong, api_name="/transcribe")
+
+
+def test_transcribe_without_audio_is_told_so(asr_client: Client) -> None:
+    with pytest.raises(Exception, match="no audio was given"):
+        asr_client.predict(None, api_name="/transcribe")
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "http://127.0.0.1:9/a.wav", "https://example.invalid/a.wav", "../../etc/passwd"])
