@@ -129,7 +129,7 @@ def test_gradios_javascript_client_is_told_what_is_wrong(server: Gated) -> None:
     [
         *(("text", None), ("text", 7), ("text", ["Hello."]), ("language", None), ("language", {"a": 1}), ("emotion", None)),
         *(("emotion_strength", "strong"), ("speed", 10**400), ("speed", None), ("speed", [1])),
-        *(("speaker_id", None), ("speaker_id", [1]), ("format", None), ("format", 3), ("emotion_vector", "happy")),
+        *(("speaker_id", [1]), ("speaker_id", 1.5), ("format", None), ("format", 3), ("emotion_vector", "happy")),
         *(("emotion_voice", 1.5), ("emotion_text", 7), ("seed", "seven"), ("seed", 1.5), ("seed", 10**30), ("seed", -1)),
     ],
 )
