@@ -26,17 +26,14 @@ from steadyvoice.serving.http_errors import error_response
 
 API = "/gradio_api"
 PAGE_ROUTES = ("/", "/config")
-# In the page, in its "Use via API" panel, or in gradio_client and @gradio/client.
+# In the page, in its "Use via API" panel, or in gradio_client and @gradio/client. Uploads are in `page_uploads`.
 GET_ROUTES = (
     *("/assets/{path:path}", "/static/{path:path}", "/favicon.ico", "/theme.css", "/manifest.json", "/robots.txt"),
     *(f"{API}/info", f"{API}/app_id", f"{API}/startup-events", f"{API}/theme.css"),
-    *(f"{API}/queue/data", f"{API}/heartbeat/{{session_hash}}", f"{API}/upload_progress"),
+    *(f"{API}/queue/data", f"{API}/heartbeat/{{session_hash}}"),
     *(f"{API}/call/{{api_name}}/{{event_id}}", f"{API}/call/v2/{{api_name}}/{{event_id}}"),
 )
-POST_ROUTES = (
-    *(f"{API}/queue/join", f"{API}/run/{{api_name}}", f"{API}/upload"),
-    *(f"{API}/call/{{api_name}}", f"{API}/call/v2/{{api_name}}"),
-)
+POST_ROUTES = tuple(f"{API}/{path}" for path in ("queue/join", "run/{api_name}", "call/{api_name}", "call/v2/{api_name}"))
 # Both clients call `cancel` and then `reset`. After its answer gradio_client raises CancelledError, as it should, unless the
 # completion of the job reached it first: then the job has an empty result. The wait is for a client that does not call it.
 RESET_WAIT_S = 5.0
