@@ -7,6 +7,7 @@ jobs of the caller, and completes a job with an answer that no client can read; 
 from __future__ import annotations
 
 import asyncio
+import logging
 import mimetypes
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ import gradio as gr
 from fastapi.responses import FileResponse, JSONResponse, Response
 from gradio import utils
 from gradio.data_classes import CancelBody, ResetBody
+from gradio.route_utils import FnIndexInferError
 from gradio.server_messages import ProcessCompletedMessage
 from pydantic import ValidationError
 from starlette.requests import Request
@@ -23,6 +25,8 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from steadyvoice.serving.http_errors import error_response
+
+log = logging.getLogger(__name__)
 
 API = "/gradio_api"
 PAGE_ROUTES = ("/", "/config")
@@ -43,6 +47,9 @@ COMPLETION_DELAY_S = 0.3
 def page_router(gradio_app: Any, page: gr.Blocks) -> Router:
     """The page's app behind the routes that are served."""
     jobs = Cancellation(page)
+    # What Gradio's routes look up by the client's word and do not find: an endpoint's name or number.
+    for kind in (KeyError, FnIndexInferError):
+        gradio_app.add_exception_handler(kind, unknown_endpoint)
     return Router(
         [
             *(Route(path, WithoutQuery(gradio_app), methods=["GET"]) for path in PAGE_ROUTES),
@@ -73,6 +80,11 @@ async def unknown(scope: Scope, receive: Receive, send: Send) -> None:
         await answer(scope, receive, send)
     else:
         await send({"type": "websocket.close", "code": 1000})
+
+
+async def unknown_endpoint(_: Request, error: Exception) -> Response:
+    log.info("a client named an endpoint that the page does not have: %s", type(error).__name__)
+    return error_response(404, "the page has no such endpoint", "not_found", "invalid_request_error")
 
 
 async def own_file(request: Request) -> Response:
