@@ -95,9 +95,9 @@ def test_an_upload_that_is_broken_off_leaves_neither_file_nor_descriptor(app: Ru
     [
         (b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\nx\r\n', 422),  # it never ends
         (b'--b\r\nContent-Disposition: form-data; name="files"\r\n\r\nx\r\n--b--', 422),  # text
-        (b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--", 400),
-        (b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\nx\r\n' * 20 + b"--b--", 400),
-        (b"nothing of a form", 400),
+        (b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--", 422),
+        (b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\nx\r\n' * 20 + b"--b--", 422),
+        (b"nothing of a form", 422),
         (b"", 422),
     ],
 )
