@@ -7,7 +7,6 @@ jobs of the caller, and completes a job with an answer that no client can read; 
 from __future__ import annotations
 
 import asyncio
-import logging
 import mimetypes
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +16,6 @@ import gradio as gr
 from fastapi.responses import FileResponse, JSONResponse, Response
 from gradio import utils
 from gradio.data_classes import CancelBody, ResetBody
-from gradio.route_utils import FnIndexInferError
 from gradio.server_messages import ProcessCompletedMessage
 from pydantic import ValidationError
 from starlette.requests import Request
@@ -25,19 +23,18 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from steadyvoice.serving.http_errors import error_response
-
-log = logging.getLogger(__name__)
+from steadyvoice.serving.page_calls import Endpoints, EventStream, ShortPath, WholeBody
 
 API = "/gradio_api"
 PAGE_ROUTES = ("/", "/config")
 # In the page, in its "Use via API" panel, or in gradio_client and @gradio/client. Uploads are in `page_uploads`.
+FILE_ROUTES = ("/assets/{path:path}", "/static/{path:path}")
 GET_ROUTES = (
-    *("/assets/{path:path}", "/static/{path:path}", "/favicon.ico", "/theme.css", "/manifest.json", "/robots.txt"),
+    *("/favicon.ico", "/theme.css", "/manifest.json", "/robots.txt"),
     *(f"{API}/info", f"{API}/app_id", f"{API}/startup-events", f"{API}/theme.css"),
-    *(f"{API}/queue/data", f"{API}/heartbeat/{{session_hash}}"),
-    *(f"{API}/call/{{api_name}}/{{event_id}}", f"{API}/call/v2/{{api_name}}/{{event_id}}"),
+    f"{API}/heartbeat/{{session_hash}}",
 )
-POST_ROUTES = tuple(f"{API}/{path}" for path in ("queue/join", "run/{api_name}", "call/{api_name}", "call/v2/{api_name}"))
+EVENT_ROUTES = tuple(f"{API}/{path}" for path in ("queue/data", "call/{api_name}/{event_id}", "call/v2/{api_name}/{event_id}"))
 # Both clients call `cancel` and then `reset`. After its answer gradio_client raises CancelledError, as it should, unless the
 # completion of the job reached it first: then the job has an empty result. The wait is for a client that does not call it.
 RESET_WAIT_S = 5.0
@@ -46,15 +43,20 @@ COMPLETION_DELAY_S = 0.3
 
 def page_router(gradio_app: Any, page: gr.Blocks) -> Router:
     """The page's app behind the routes that are served."""
-    jobs = Cancellation(page)
-    # What Gradio's routes look up by the client's word and do not find: an endpoint's name or number.
-    for kind in (KeyError, FnIndexInferError):
-        gradio_app.add_exception_handler(kind, unknown_endpoint)
+    jobs, endpoints = Cancellation(page), Endpoints(page)
+    calls = {
+        "queue/join": endpoints.check_call,
+        "run/{api_name}": endpoints.check_call,
+        "call/{api_name}": endpoints.check_simple_call,
+        "call/v2/{api_name}": endpoints.check_named_call,
+    }
     return Router(
         [
             *(Route(path, WithoutQuery(gradio_app), methods=["GET"]) for path in PAGE_ROUTES),
+            *(Route(path, ShortPath(gradio_app), methods=["GET"]) for path in FILE_ROUTES),
+            *(Route(path, EventStream(gradio_app), methods=["GET"]) for path in EVENT_ROUTES),
             *(Route(path, gradio_app, methods=["GET"]) for path in GET_ROUTES),
-            *(Route(path, gradio_app, methods=["POST"]) for path in POST_ROUTES),
+            *(Route(f"{API}/{path}", WholeBody(gradio_app, check), methods=["POST"]) for path, check in calls.items()),
             Route(f"{API}/file={{path:path}}", own_file, methods=["GET"]),
             Route(f"{API}/cancel", jobs.cancel, methods=["POST"]),
             Route(f"{API}/reset", jobs.reset, methods=["POST"]),
@@ -80,11 +82,6 @@ async def unknown(scope: Scope, receive: Receive, send: Send) -> None:
         await answer(scope, receive, send)
     else:
         await send({"type": "websocket.close", "code": 1000})
-
-
-async def unknown_endpoint(_: Request, error: Exception) -> Response:
-    log.info("a client named an endpoint that the page does not have: %s", type(error).__name__)
-    return error_response(404, "the page has no such endpoint", "not_found", "invalid_request_error")
 
 
 async def own_file(request: Request) -> Response:

@@ -94,17 +94,6 @@ def test_other_ways_to_write_a_route_lead_nowhere(client: httpx.Client, path: st
     assert is_refused(*ask(client, "GET", path))
 
 
-@pytest.mark.parametrize("route", ["queue/join", "run/none", "call/none", "call/v2/none"])
-@pytest.mark.parametrize("number", [None, 999, -1])
-def test_an_endpoint_that_is_not_there_is_told_and_no_traceback_is_logged(
-    client: httpx.Client, route: str, number: int | None, caplog: pytest.LogCaptureFixture
-) -> None:
-    answer = client.post(f"{API}/{route}", json={"fn_index": number, "session_hash": "a", "data": []})
-    assert answer.status_code in (400, 404)
-    assert route == "queue/join" or answer.json()["error"]["message"] == "the page has no such endpoint"
-    assert "Traceback" not in caplog.text
-
-
 @pytest.mark.parametrize("place", ["assets", "static"])
 @pytest.mark.parametrize(
     "path", ["../gradio_api/openapi.json", "../../../../etc/hostname", "%2fetc/hostname", "/etc/hostname", "a"]
