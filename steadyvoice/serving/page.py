@@ -20,7 +20,7 @@ from steadyvoice.memory import MemorySample
 from steadyvoice.serving.http_errors import add_page_error_handlers
 from steadyvoice.serving.identity import caller_of
 from steadyvoice.serving.page_inputs import GuardedBlocks, accept_upload
-from steadyvoice.serving.page_queue import PageQueue
+from steadyvoice.serving.page_queue import MAX_SESSIONS, PageQueue
 from steadyvoice.serving.page_routes import page_router
 from steadyvoice.serving.service import Service
 
@@ -101,6 +101,7 @@ def mount(app: FastAPI, page: gr.Blocks, service: Service, texts: Texts) -> None
         blocks=page,
         default_concurrency_limit=admission.concurrency,
     )
+    page.state_session_capacity = MAX_SESSIONS
     # Gradio would make a pandas table of the last 10,000 calls after each call, for a dashboard that is not served.
     page._queue.ANALYTICS_MAX_EVENTS = 1
     page._queue.ANAYLTICS_CACHE_FREQUENCY = sys.maxsize

@@ -23,6 +23,7 @@ from steadyvoice.serving.http_errors import error_response
 
 log = logging.getLogger(__name__)
 
+MAX_SESSION_HASH = 64  # characters; the clients' have 36 at most
 MAX_FILE_PATH = 255  # bytes; Linux takes no longer name, and the page's files have shorter paths
 NAMED_ARGUMENTS = TypeAdapter(dict[str, Any])
 
@@ -140,8 +141,11 @@ class Endpoints:
 
 def _call(body: bytes) -> PredictBody:
     call: PredictBody = _parsed(PredictBody.model_validate_json, body)
-    if call.session_hash == "":  # Gradio takes it for none in one place and not in the others
-        raise InvalidInput("session_hash is empty", param="session_hash")
+    # Gradio keeps it, and takes an empty one for none in one place and not in the others.
+    if call.session_hash is not None and not 0 < len(call.session_hash) <= MAX_SESSION_HASH:
+        raise InvalidInput(
+            f"session_hash has {len(call.session_hash)} characters; allowed: 1 to {MAX_SESSION_HASH}", param="session_hash"
+        )
     return call
 
 

@@ -7,8 +7,9 @@ import time
 from typing import Any
 
 from gradio.queueing import Event, Queue
-from gradio.utils import run_coro_in_background, set_task_name
+from gradio.utils import LRUCache, run_coro_in_background, set_task_name
 
+MAX_SESSIONS = 1_000  # clients whose state and unread messages are kept; Gradio takes some 70 kB for each
 PROGRESS_S = 0.05  # between two messages about the progress of a job
 
 
@@ -19,6 +20,8 @@ class PageQueue(Queue):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        # Gradio keeps the ids of jobs for ever whose client never reads of their end.
+        self.pending_event_ids_session = LRUCache(MAX_SESSIONS)
         self._changed, self._progressed = asyncio.Event(), asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import socket
 from collections.abc import Iterator
@@ -10,17 +11,22 @@ from typing import Any
 
 import httpx
 import pytest
+from gradio.state_holder import StateHolder
 
+from steadyvoice.serving import page
 from tests.serving.gated_server import gated_server
 
 API = "/gradio_api"
+SESSIONS = 5
 SYNTHESIZE = {"text": "Hello.", "speaker_id": "0"}
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with gated_server(tmp_path_factory.mktemp("gate")) as running:
-        yield running.client
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "MAX_SESSIONS", SESSIONS)
+        with gated_server(tmp_path_factory.mktemp("gate")) as running:
+            yield running.client
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +72,7 @@ def test_an_endpoint_of_a_wrong_number_is_not_found(client: httpx.Client, way: s
         (b"{}", "data"),
         (b'{"data": [], "fn_index": 1e999}', "fn_index"),
         (b'{"data": [], "session_hash": ""}', "session_hash"),
+        (b'{"data": [], "session_hash": "' + b"a" * 65 + b'"}', "session_hash"),
     ],
 )
 def test_a_body_that_is_no_call_is_told_why(client: httpx.Client, way: str, body: bytes, param: str) -> None:
@@ -137,3 +144,14 @@ def test_the_page_calls_its_private_endpoints_by_number(client: httpx.Client, tm
     answer = client.post(f"{API}/run/predict", json={"data": [], "fn_index": number, "session_hash": "a"})
 
     assert (answer.status_code, len(answer.json()["data"])) == (200, 1)
+
+
+def test_no_more_sessions_are_kept_than_may_be(client: httpx.Client) -> None:
+    endpoints = client.get("/config").json()["dependencies"]
+    number = next(endpoint["id"] for endpoint in endpoints if endpoint["api_name"] == "look")
+    for session in range(3 * SESSIONS):
+        body = {"data": [], "fn_index": number, "session_hash": f"session {session}"}
+        assert client.post(f"{API}/run/predict", json=body).status_code == 200
+
+    (holder,) = [kept for kept in gc.get_objects() if type(kept) is StateHolder and body["session_hash"] in kept.session_data]
+    assert SESSIONS <= len(holder.session_data) <= SESSIONS + 1

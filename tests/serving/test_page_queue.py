@@ -8,7 +8,7 @@ from typing import Any
 from gradio.queueing import Event
 from gradio.queueing import EventQueue as Waiting
 
-from steadyvoice.serving.page_queue import PageQueue
+from steadyvoice.serving.page_queue import MAX_SESSIONS, PageQueue
 
 TIMEOUT_S = 20
 TURNS = 20  # of the event loop, after which whatever was to begin has begun
@@ -87,3 +87,11 @@ def test_jobs_begin_at_once_as_many_as_may_and_the_next_when_one_ends(monkeypatc
         assert not queue._asyncio_tasks
 
     run(scenario())
+
+
+def test_jobs_whose_end_is_never_read_are_forgotten() -> None:
+    queue = PageQueue(live_updates=True, concurrency_count=1, update_intervals=1, max_size=None, blocks=SimpleNamespace())
+    for session in range(MAX_SESSIONS + 5):
+        queue.pending_event_ids_session[str(session)] = {"a"}
+
+    assert len(queue.pending_event_ids_session) == MAX_SESSIONS
