@@ -166,14 +166,13 @@ class Connection(H11Protocol):
         app = self._routes if self._served else _refuse_for_now
         try:
             await app(scope, receive, answer)
+            if held_back:
+                self._table.idle(self)
+                await self._drop_body(cycle, receive)
+                await send({"type": "http.response.body"})
         except asyncio.CancelledError:  # the server stops, and the time for what still ran is over
             cycle.disconnected = True  # so that uvicorn misses no answer
             self.cut()
-            return
-        if held_back:
-            self._table.idle(self)
-            await self._drop_body(cycle, receive)
-            await send({"type": "http.response.body"})
 
     # --- time limits
 

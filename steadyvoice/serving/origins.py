@@ -146,7 +146,7 @@ def _split(url: str) -> SplitResult | None:
         _ = parts.port
     except ValueError:
         return None
-    return None if parts.path or parts.username is not None else parts
+    return None if parts.path or parts.query or parts.fragment or parts.username is not None else parts
 
 
 def _matches(pattern: str, name: str) -> bool:

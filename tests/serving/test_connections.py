@@ -177,6 +177,16 @@ def test_the_rest_of_a_body_is_not_waited_for_longer_than_it_moves(impatient: Pl
         assert is_ended(connection)
 
 
+def test_a_server_that_stops_waits_for_no_rest_of_a_body_and_logs_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    with plain_server(App(), ConnectionLimits(100, 4)) as server:
+        connection = server.connect(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1")
+        assert read_answer(connection).status == 200
+    with connection:
+        assert is_ended(connection)
+
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def test_a_connection_whose_body_was_read_serves_the_next_request(patient: PlainServer) -> None:
     with patient.connect(b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n1") as connection:
         for rest in (b"23", b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n123"):

@@ -35,7 +35,16 @@ def test_loopback_names_are_the_servers_own(host: str) -> None:
     assert status(client(), Host=host) == 200
 
 
-HOSTILE = ["evil.example", "evil.example:6006", "127.0.0.1.nip.io", "localhost.evil.example", "192.168.1.5", "x@localhost"]
+HOSTILE = [
+    "evil.example",
+    "evil.example:6006",
+    "127.0.0.1.nip.io",
+    "localhost.evil.example",
+    "192.168.1.5",
+    "x@localhost",
+    "localhost?evil",
+    "localhost#evil",
+]
 MALFORMED = ["", "[::1", "localhost:port", "localhost/path", "a b", "127.0.0.1:99999"]
 
 
