@@ -51,7 +51,8 @@ class GuardedBlocks(gr.Blocks):  # type: ignore[misc]  # Gradio is not typed
             answer: dict[str, Any] = await super().process_api(block_fn, checked, *args, **options)
         except SteadyvoiceError as error:
             raise gr.Error(error.message, print_exception=False) from None
-        except gr.Error:
+        except gr.Error as error:  # of a component: the value is none that it allows
+            error.print_exception = False
             raise
         except Exception as error:
             log.exception("a call of the page failed")

@@ -146,6 +146,19 @@ def test_the_page_calls_its_private_endpoints_by_number(client: httpx.Client, tm
     assert (answer.status_code, len(answer.json()["data"])) == (200, 1)
 
 
+def test_a_value_that_an_input_does_not_offer_is_told_to_the_client_alone(
+    client: httpx.Client, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = client.get("/config").json()
+    values = {component["id"]: component["props"].get("value") for component in config["components"]}
+    job = next(endpoint for endpoint in config["dependencies"] if endpoint["api_name"] == "run")
+    data = ["secret" if values[number] == "wav" else values[number] for number in job["inputs"]]
+    client.post(f"{API}/queue/join", json={"data": data, "fn_index": job["id"], "session_hash": "choice"})
+
+    assert "secret is not in the list of choices" in client.get(f"{API}/queue/data?session_hash=choice").text
+    assert "secret" not in capfd.readouterr().err
+
+
 def test_no_more_sessions_are_kept_than_may_be(client: httpx.Client) -> None:
     endpoints = client.get("/config").json()["dependencies"]
     number = next(endpoint["id"] for endpoint in endpoints if endpoint["api_name"] == "look")
