@@ -108,7 +108,7 @@ install() {
 # Brings the weights. Whatever keeps them away stops the start only if an engine was asked for that needs them: status 2.
 fetch() {
     local status
-    attend "$PYTHON" -m steadyvoice.serving.hub
+    attend "$PYTHON" -m steadyvoice.provision.download
     status=$?
     [ "$status" -ne 2 ] || return 2
     [ "$status" -eq 0 ] || say "fetching SenseVoiceSmall ended with status $status; going on without it"
@@ -196,12 +196,12 @@ exec 9<&-
 
 export -n STEADYVOICE_PYTHON  # ours alone: the apps refuse settings that they do not know
 # In our place, as it asks on the terminal, which a step in the background has not.
-[ "$wanted" != indextts ] || exec "$PYTHON" -m steadyvoice.serving.indextts_install ${licence:+"$licence"}
+[ "$wanted" != indextts ] || exec "$PYTHON" -m steadyvoice.provision.indextts_install ${licence:+"$licence"}
 export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}
 export GRADIO_ANALYTICS_ENABLED=False
 # Before the preflight, which then shows the engine that will run.
 [ -n "$check" ] || [ "$wanted" = tts ] || fetch || exit 2
-attend "$PYTHON" -m steadyvoice.serving.preflight "$wanted" || exit
+attend "$PYTHON" -m steadyvoice.provision.preflight "$wanted" || exit
 [ -z "$check" ] || exit 0
 
 # Asked of the settings, since .env counts as well.
@@ -214,7 +214,7 @@ trap 'stopping=1' INT TERM HUP
 for i in "${!scripts[@]}"; do
     pids[i]="" retry_at[i]=0 pauses[i]=1
 done
-setsid "$PYTHON" -m steadyvoice.serving.preflight --announce "$wanted" &
+setsid "$PYTHON" -m steadyvoice.provision.preflight --announce "$wanted" &
 while :; do
     for i in "${!scripts[@]}"; do [ -n "$stopping" ] || look_after "$i"; done
     if [ -n "$stopping" ] || [ "${#scripts[@]}" -eq 0 ]; then break; fi

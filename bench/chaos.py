@@ -16,8 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from steadyvoice.testing.running_apps import running  # noqa: E402
 from tests.end_to_end import chaos  # noqa: E402
-from tests.end_to_end.apps import running  # noqa: E402
 
 
 def main() -> None:

@@ -22,8 +22,8 @@ from playwright.sync_api import sync_playwright
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.end_to_end.apps import CLIPS, RunningApp, running  # noqa: E402
-from tests.end_to_end.browsing import ARGUMENTS, CHROMIUM  # noqa: E402
+from steadyvoice.testing.browser import ARGUMENTS, CHROMIUM  # noqa: E402
+from steadyvoice.testing.running_apps import CLIPS, RunningApp, running  # noqa: E402
 
 TARGET_PERCENT = 0.2  # of one core, app and worker together
 SETTLE_S = 3.0

@@ -31,7 +31,7 @@ from memory_watch import Cap, Card, Group, Sample, Watch
 from peers_servers import CLIENT
 from peers_setup import ROOT, last_line
 
-from tests.end_to_end.apps import RunningApp, running
+from steadyvoice.testing.running_apps import RunningApp, running
 
 CONTENDERS = (*WAYS, "ours")
 APP_MB = 600  # of a CPU's cap is left to the app's own process, which holds the audio

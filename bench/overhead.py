@@ -25,13 +25,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from steadyvoice.engine.budget import Budget  # noqa: E402
-from steadyvoice.engine.engine import Engine  # noqa: E402
+from steadyvoice.engine.engine_thread import Engine  # noqa: E402
 from steadyvoice.engine.scheduler import Limits  # noqa: E402
 from steadyvoice.engine.tickets import Task  # noqa: E402
-from steadyvoice.engine.worker_handle import WorkerSpec  # noqa: E402
+from steadyvoice.engine.worker_process import WorkerSpec  # noqa: E402
 from steadyvoice.protocol import SynthesizeItem  # noqa: E402
+from steadyvoice.testing.running_apps import RunningApp, running  # noqa: E402
 from steadyvoice.worker.synthesizers.espeak import EspeakSynthesizer  # noqa: E402
-from tests.end_to_end.apps import RunningApp, running  # noqa: E402
 
 SENTENCE = "The weather is nice today, shall we go to the park?"
 TARGET_MS = 5.0  # p50 added, on two idle cores

@@ -31,12 +31,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from steadyvoice.engine.budget import Budget  # noqa: E402
-from steadyvoice.engine.engine import Engine  # noqa: E402
+from steadyvoice.engine.engine_thread import Engine  # noqa: E402
 from steadyvoice.engine.scheduler import Limits  # noqa: E402
 from steadyvoice.engine.tickets import Task  # noqa: E402
-from steadyvoice.engine.worker_handle import WorkerSpec  # noqa: E402
+from steadyvoice.engine.worker_process import WorkerSpec  # noqa: E402
 from steadyvoice.protocol import Payload  # noqa: E402
-from tests.end_to_end.apps import RunningApp, running  # noqa: E402
+from steadyvoice.testing.running_apps import RunningApp, running  # noqa: E402
 from tests.end_to_end.timed_app import BATCH_ITEMS, BATCH_S, ENGINE  # noqa: E402
 
 PLACES = {"CONCURRENCY": "8", "QUEUE_SIZE": "8", "RESULT_CACHE_MB": "0"}  # every caller asks for the same

@@ -53,11 +53,11 @@ class Ours(Contender):
     """The recogniser that the worker would have, and nothing around it: no process of its own, no queue, no HTTP."""
 
     def __init__(self, precision: str, options: argparse.Namespace) -> None:
-        from steadyvoice.engine.worker_handle import WORKER_ENVIRONMENT
+        from steadyvoice.engine.worker_process import WORKER_ENVIRONMENT
 
         os.environ.update(WORKER_ENVIRONMENT | os.environ)
         from steadyvoice.protocol import RecognizeItem
-        from steadyvoice.worker.models import load_model
+        from steadyvoice.worker.registry import load_model
 
         release = {"directory": options.release, "precision": precision, "device": options.device}
         self._recognizer: Any = load_model("sensevoice", release)  # as the worker loads it
@@ -69,7 +69,7 @@ class Ours(Contender):
         assert all("text" in outcome.fields for outcome in outcomes), outcomes
 
     def tokens(self, clip: FloatArray) -> list[int]:
-        from steadyvoice.worker.recognizers.sensevoice import collapse
+        from steadyvoice.worker.recognizers.sensevoice.recognizer import collapse
 
         (path,) = self._recognizer.token_paths([self._item(clip)])
         return [token.id for token in collapse(path)]
@@ -263,8 +263,8 @@ def product_s(rows: int, width: int, out: int, precision: str, device: str) -> f
     """Seconds of one product, the fastest of many."""
     import torch
 
-    from steadyvoice.worker.recognizers.sensevoice_encoder import Linear
-    from steadyvoice.worker.recognizers.sensevoice_weights import DTYPES, SIGN_BIT, Int8Linear
+    from steadyvoice.worker.recognizers.sensevoice.encoder import Linear
+    from steadyvoice.worker.recognizers.sensevoice.weights import DTYPES, SIGN_BIT, Int8Linear
 
     if precision == "int8":
         layer = Linear(width, out)
@@ -307,7 +307,7 @@ def sweep(precision: str, options: argparse.Namespace) -> Row:
     import torch
 
     from steadyvoice.protocol import RecognizeItem
-    from steadyvoice.worker.recognizers.sensevoice import SenseVoiceRecognizer
+    from steadyvoice.worker.recognizers.sensevoice.recognizer import SenseVoiceRecognizer
 
     recognizer = SenseVoiceRecognizer(options.release, precision, options.device)
     rows = []

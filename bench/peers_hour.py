@@ -32,7 +32,7 @@ from peers_servers import Server, family, transcribe
 from peers_speech import RATE, FloatArray, speech, wav_bytes
 
 from steadyvoice.protocol import RecognizeItem
-from steadyvoice.worker.recognizers.sensevoice import SenseVoiceRecognizer
+from steadyvoice.worker.recognizers.sensevoice.recognizer import SenseVoiceRecognizer
 
 SAMPLES_PER_S = 20
 MINUTE = 60 * RATE  # samples

@@ -24,8 +24,8 @@ from peers_engines import peak_rss_mb
 from peers_setup import NotAvailable, last_line
 from peers_speech import CLIP_S, clips, wav_bytes
 
-from tests.end_to_end.apps import running
-from tests.ports import free_port
+from steadyvoice.testing.ports import free_port
+from steadyvoice.testing.running_apps import running
 
 CALLERS = (1, 8)
 REQUESTS = {"full": {1: 12, 8: 48}, "quick": {1: 3, 8: 16}}

@@ -24,7 +24,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from steadyvoice.worker.recognizers.sensevoice_weights import choose_precision  # noqa: E402
+from steadyvoice.worker.recognizers.sensevoice.weights import choose_precision  # noqa: E402
 
 PARTS = ("ours", "funasr", "sherpa", "servers", "hour", "equality", "sweep")
 ROUNDS = {"full": 5, "quick": 1}

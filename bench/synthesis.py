@@ -32,9 +32,9 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.end_to_end.apps import CLIPS, running  # noqa: E402
+from steadyvoice.testing.ports import free_port  # noqa: E402
+from steadyvoice.testing.running_apps import CLIPS, running  # noqa: E402
 from tests.indextts2.standin import RATE, write_checkout  # noqa: E402
-from tests.ports import free_port  # noqa: E402
 
 CALLERS = (1, 5, 20, 40)
 SENTENCES = 3

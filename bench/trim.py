@@ -22,10 +22,10 @@ from peers_setup import find_release  # noqa: E402
 from peers_speech import FloatArray, seconds_of, varied  # noqa: E402
 
 from steadyvoice.engine.budget import Budget  # noqa: E402
-from steadyvoice.engine.engine import Engine  # noqa: E402
+from steadyvoice.engine.engine_thread import Engine  # noqa: E402
 from steadyvoice.engine.scheduler import Limits  # noqa: E402
 from steadyvoice.engine.tickets import Task  # noqa: E402
-from steadyvoice.engine.worker_handle import WorkerSpec  # noqa: E402
+from steadyvoice.engine.worker_process import WorkerSpec  # noqa: E402
 from steadyvoice.memory import MemoryLog  # noqa: E402
 from steadyvoice.protocol import MemoryPlan, RecognizeItem  # noqa: E402
 

@@ -52,7 +52,7 @@ def _host_name(name: str) -> str:
 
 
 def _origin(origin: str) -> str:
-    if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/\s?#@]+", origin):
+    if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/\s?#@*]+", origin):
         raise ValueError(f"{origin!r} is no origin: scheme, host and port only, as https://example.com or http://localhost:3000")
     return origin.lower()
 

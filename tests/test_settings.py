@@ -73,6 +73,7 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
         ("ALLOWED_HOSTS", "https://example.com", "without scheme and port"),
         ("CORS_ORIGINS", "example.com", "scheme, host and port only"),
         ("CORS_ORIGINS", "https://example.com/app", "scheme, host and port only"),
+        ("CORS_ORIGINS", "https://*.example.com", "scheme, host and port only"),
         ("TRUSTED_PROXIES", "proxy.lan", "neither an address nor a network"),
         ("TRUSTED_PROXIES", "10.0.0.1/8", "host bits set"),
         ("TTS_PORT", "65536", "less than or equal to 65535"),

@@ -62,7 +62,7 @@ def say(digits: str, language: str, speaker: str = "f1", emotion: str = "neutral
     Args:
         digits: "0".."9"; a space is a pause.
         language: "en" or "zh".
-        speaker: one of `steadyvoice.catalogue.ESPEAK.speakers`; the model knows all but `UNHEARD_VOICES`, and does worst with
+        speaker: one of `steadyvoice.engine_specs.ESPEAK.speakers`; the model knows all but `UNHEARD_VOICES`, and does worst with
             Andrea's Mandarin, which is half again as fast as the others'.
         emotion: one of `EMOTION_TAGS`, at full strength.
         speed: 2.0 takes half the time.

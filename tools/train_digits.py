@@ -33,7 +33,7 @@ from funasr import AutoModel  # noqa: E402
 from funasr.frontends.wav_frontend import WavFrontend  # noqa: E402
 from funasr.models.sense_voice.model import SenseVoiceSmall  # noqa: E402
 
-from steadyvoice.catalogue import ESPEAK  # noqa: E402
+from steadyvoice.engine_specs import ESPEAK  # noqa: E402
 from steadyvoice.protocol import FloatArray  # noqa: E402
 from tools.digits import (  # noqa: E402
     CLASS_IDS,

@@ -1,7 +1,7 @@
 """How much one batch may cost. Pure arithmetic.
 
 The cost of a batch is what the device computes, padding included: every item is padded to the longest. It is counted in bytes
-where the worker has measured the model (see `steadyvoice.worker.profile`), and in padded seconds in any case. The scheduler only
+where the worker has measured the model (see `worker.memory_profile`), and in padded seconds in any case. The scheduler only
 ever asks `fits`.
 """
 

@@ -24,8 +24,8 @@ from steadyvoice.engine.quarantine import Quarantine
 from steadyvoice.engine.scheduler import Failure, Limits, Scheduler, ServiceClass, Work
 from steadyvoice.engine.status import EVENTS, BatchReport, EngineStatus
 from steadyvoice.engine.tickets import Answer, JobHandle, Ledger, Pending, Task, Ticket, item_error, settle
-from steadyvoice.engine.worker_handle import Worker, WorkerGone, WorkerHandle, WorkerSpec
-from steadyvoice.engine.worker_slot import State, WorkerSlot
+from steadyvoice.engine.worker_lifecycle import State, WorkerSlot
+from steadyvoice.engine.worker_process import Worker, WorkerGone, WorkerHandle, WorkerSpec
 from steadyvoice.memory import MemoryLog, MemorySample, oom_kills
 from steadyvoice.protocol import (
     EXIT_OUT_OF_MEMORY,

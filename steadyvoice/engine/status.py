@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steadyvoice.engine.worker_slot import State
+from steadyvoice.engine.worker_lifecycle import State
 from steadyvoice.protocol import ModelInfo
 
 

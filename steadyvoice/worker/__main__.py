@@ -1,6 +1,6 @@
 """The worker's loop: load when told to, run one batch at a time, say what each step cost, die with the parent.
 
-Started by `steadyvoice.engine.worker_handle` with one JSON argument. Three threads: this one owns the model and is the only
+Started by `steadyvoice.engine.worker_process` with one JSON argument. Three threads: this one owns the model and is the only
 one that calls it; one reads the pipe, so that a closed pipe ends the process even in the middle of a batch; one says that we
 live.
 """
@@ -38,10 +38,10 @@ from steadyvoice.protocol import (
     encode,
 )
 from steadyvoice.worker.device import Device
-from steadyvoice.worker.faults import Fault, fault_of
-from steadyvoice.worker.models import Model, load_model
-from steadyvoice.worker.profile import budget_of
-from steadyvoice.worker.sharing import SharedDevice
+from steadyvoice.worker.device_sharing import SharedDevice
+from steadyvoice.worker.error_kinds import Fault, fault_of
+from steadyvoice.worker.memory_profile import budget_of
+from steadyvoice.worker.registry import Model, load_model
 
 log = logging.getLogger("steadyvoice.worker")
 

@@ -23,8 +23,8 @@ import httpx
 import numpy as np
 import psutil
 
+from steadyvoice.testing.running_apps import RunningApp
 from tests.audio import read
-from tests.end_to_end.apps import RunningApp
 
 POISON_EVERY = 50
 REFUSALS = {500, 503, 422}

@@ -8,9 +8,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import app_tts
-from steadyvoice.engine.worker_handle import WorkerSpec
-from steadyvoice.serving.run import run_app
-from steadyvoice.serving.service import Service
+from steadyvoice.engine.worker_process import WorkerSpec
+from steadyvoice.provision.create_service import create_service
+from steadyvoice.server.run import run_app
 from steadyvoice.settings import Settings
 
 ENGINE = "tests.end_to_end.chaotic_synthesizer:ChaoticSynthesizer"
@@ -18,7 +18,7 @@ OOM_SHARE = 0.05
 
 
 def build_app(settings: Settings) -> object:
-    return app_tts.build_app(settings, Service(settings, "tts", WorkerSpec(ENGINE, {"oom_share": OOM_SHARE})))
+    return app_tts.build_app(settings, create_service(settings, "tts", WorkerSpec(ENGINE, {"oom_share": OOM_SHARE})))
 
 
 if __name__ == "__main__":

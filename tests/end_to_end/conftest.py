@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.end_to_end.apps import RunningApp, running
-from tests.end_to_end.browsing import ARGUMENTS, CHROMIUM
+from steadyvoice.testing.browser import ARGUMENTS, CHROMIUM
+from steadyvoice.testing.running_apps import RunningApp, running
 
 
 @pytest.fixture(scope="session")

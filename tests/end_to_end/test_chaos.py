@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from steadyvoice.testing.running_apps import running
 from tests.end_to_end import chaos
-from tests.end_to_end.apps import running
 
 
 def test_the_innocent_are_answered_rightly_and_every_poison_is_refused() -> None:

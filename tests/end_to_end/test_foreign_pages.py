@@ -12,8 +12,8 @@ import httpx
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
-from tests.end_to_end.apps import CLIPS, RunningApp, running
-from tests.end_to_end.browsing import ARGUMENTS, CHROMIUM
+from steadyvoice.testing.browser import ARGUMENTS, CHROMIUM
+from steadyvoice.testing.running_apps import CLIPS, RunningApp, running
 
 REBINDING = "--host-resolver-rules=MAP evil.example 127.0.0.1"
 

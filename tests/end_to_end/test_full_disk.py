@@ -13,9 +13,9 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from playwright.sync_api import Browser, expect
 
+from steadyvoice.testing.running_apps import CLIPS, RunningApp, running
 from tests.audio import clip, wav_bytes
 from tests.disks import filled, opened_files, small_disk
-from tests.end_to_end.apps import CLIPS, RunningApp, running
 
 PAGE = "/gradio_api/upload"
 API = "/v1/audio/transcriptions"

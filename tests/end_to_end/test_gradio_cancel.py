@@ -15,7 +15,7 @@ from gradio_client import Client
 from gradio_client.client import Job
 from gradio_client.utils import Status
 
-from tests.serving.gated_server import Gated, gated_server
+from tests.api.gated_server import Gated, gated_server
 
 SCRIPT = Path(__file__).with_name("gradio_client.mjs")
 

@@ -9,8 +9,8 @@ import httpx
 import pytest
 from gradio_client import Client, handle_file
 
+from steadyvoice.testing.running_apps import CLIPS, RunningApp
 from tests.audio import loudness, read
-from tests.end_to_end.apps import CLIPS, RunningApp
 
 
 @pytest.fixture(scope="module")

@@ -20,14 +20,14 @@ import pytest
 from starlette.testclient import TestClient
 
 from app_tts import build_app
-from steadyvoice.catalogue import EMOTIONS
 from steadyvoice.engine.dispatcher import Policy
-from steadyvoice.serving import service as service_module
-from steadyvoice.serving.service import Service
+from steadyvoice.engine_specs import EMOTIONS
+from steadyvoice.provision.create_service import create_service
+from steadyvoice.service import service as service_module
 from steadyvoice.settings import Settings
+from steadyvoice.testing.running_apps import CLIPS, RunningApp, running
 from tests.audio import read, wav_bytes
 from tests.conftest import MakeCheckout
-from tests.end_to_end.apps import CLIPS, RunningApp, running
 from tests.indextts2.ear import Heard, hear, sentences
 from tests.indextts2.standin import REFERENCES, VOICES, code_of, number_of, seconds_of
 
@@ -194,7 +194,7 @@ def test_what_hangs_is_ended_and_the_next_one_is_answered(
     (tmp_path / "voices").mkdir()
     shutil.copy(CLIPS[0], tmp_path / "voices")
     python = make_checkout("2.5") / ".venv" / "bin" / "python"
-    service = Service(Settings(tts_engine="indextts2", indextts_python=python, cache_hub=tmp_path), "tts")
+    service = create_service(Settings(tts_engine="indextts2", indextts_python=python, cache_hub=tmp_path), "tts")
     with TestClient(build_app(service.settings, service), base_url="http://127.0.0.1") as client:
         bad = client.post("/synthesize", json={"text": "this one hangs"})
         good = client.post("/synthesize", json={"text": "the next one", "speed": 2.0})

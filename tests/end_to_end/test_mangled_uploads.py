@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import psutil
 
+from steadyvoice.testing.running_apps import CLIPS, RunningApp, running
 from tests.audio import FORMATS, as_format, clip
-from tests.end_to_end.apps import CLIPS, RunningApp, running
 
 UPLOADS = 2_000
 CALLERS = 4  # under the queue's limit, so that every upload is really looked at

@@ -11,9 +11,9 @@ import openai
 import pytest
 from openai.types.audio import TranscriptionVerbose
 
-from steadyvoice.catalogue import OPENAI_VOICES
+from steadyvoice.engine_specs import OPENAI_VOICES
+from steadyvoice.testing.running_apps import CLIPS, RunningApp
 from tests.audio import clip, read, wav_bytes
-from tests.end_to_end.apps import CLIPS, RunningApp
 
 SCRIPT = Path(__file__).with_name("openai_transcriptions.mjs")
 CLIP = CLIPS[2]

@@ -11,7 +11,7 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from playwright.sync_api import Browser, Route
 
-from tests.end_to_end.apps import RunningApp
+from steadyvoice.testing.running_apps import RunningApp
 
 HERE = Path(__file__).parent
 SEED = 20_261_124

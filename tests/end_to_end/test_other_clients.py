@@ -6,9 +6,9 @@ import numpy as np
 import openai
 import pytest
 
-from steadyvoice.catalogue import ESPEAK
+from steadyvoice.engine_specs import ESPEAK
+from steadyvoice.testing.running_apps import CLIPS, RunningApp
 from tests.audio import loudness, read, wav_bytes
-from tests.end_to_end.apps import CLIPS, RunningApp
 
 ROUTE = "/v1/audio/transcriptions"
 SILENCE = wav_bytes(np.zeros(45 * 16_000, np.float32))  # longer than a segment may be

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from steadyvoice.testing.browser import PHONE, WAIT_MS, fits, opened, wait_done
+from steadyvoice.testing.running_apps import CLIPS, RunningApp, running
 from tests.audio import clip, loudness, read, silent_opus, wav_bytes
-from tests.end_to_end.apps import CLIPS, RunningApp, running
-from tests.end_to_end.browsing import PHONE, WAIT_MS, fits, opened, wait_done
 
 
 def upload(page: Page, data: bytes, name: str = "clip.wav") -> None:

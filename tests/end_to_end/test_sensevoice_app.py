@@ -18,7 +18,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from steadyvoice.protocol import FloatArray
-from tests.end_to_end.apps import RunningApp, running
+from steadyvoice.testing.running_apps import RunningApp, running
 from tests.sensevoice_digits import say, written
 
 RATE = 16_000

@@ -14,8 +14,8 @@ import httpx
 import psutil
 import pytest
 
+from steadyvoice.testing.running_apps import CLIPS, RunningApp, running
 from tests.audio import clip, wav_bytes
-from tests.end_to_end.apps import CLIPS, RunningApp, running
 from tests.end_to_end.test_steadiness import metric, until
 
 ROUTE = "/v1/audio/transcriptions"

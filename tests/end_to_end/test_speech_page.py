@@ -15,10 +15,10 @@ import pytest
 from gradio_client import Client
 from playwright.sync_api import Browser, Page, expect
 
+from steadyvoice.testing.browser import PHONE, WAIT_MS, fits, opened, wait_done
+from steadyvoice.testing.running_apps import CLIPS, RunningApp, running
 from tests.audio import read, wav_bytes
 from tests.conftest import MakeCheckout
-from tests.end_to_end.apps import CLIPS, RunningApp, running
-from tests.end_to_end.browsing import PHONE, WAIT_MS, fits, opened, wait_done
 from tests.indextts2.ear import Heard, hear
 from tests.indextts2.standin import REFERENCES, VOICES, code_of, number_of
 

@@ -27,10 +27,10 @@ import httpx
 import psutil
 import pytest
 
-from steadyvoice.serving.hub import release_problem
+from steadyvoice.provision.download import release_problem
 from steadyvoice.settings import PREFIX, ROOT
-from tests.ports import free_port
-from tests.serving.loopback_hub import LoopbackHub, release
+from steadyvoice.testing.ports import free_port
+from tests.provision.loopback_hub import LoopbackHub, release
 
 TIMEOUT_S = 60.0  # for anything that is waited for; only a failure takes so long
 ASR, TTS = "app_sensevoice.py", "app_tts.py"

@@ -18,8 +18,8 @@ import numpy as np
 import psutil
 import pytest
 
+from steadyvoice.testing.running_apps import CLIPS, ROOT, RunningApp, running
 from tests.audio import clip, read, silent_opus, wav_bytes
-from tests.end_to_end.apps import CLIPS, ROOT, RunningApp, running
 
 ROUTE = "/v1/audio/transcriptions"
 CALLERS = 50

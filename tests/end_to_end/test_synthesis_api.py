@@ -14,9 +14,9 @@ import numpy as np
 import openai
 import pytest
 
-from steadyvoice.catalogue import ESPEAK
+from steadyvoice.engine_specs import ESPEAK
+from steadyvoice.testing.running_apps import RunningApp
 from tests.audio import loudness, median_pitch, read, voice_distance
-from tests.end_to_end.apps import RunningApp
 
 SENTENCES = {
     "zh": "今天天气很好，我们去公园散步吧。",

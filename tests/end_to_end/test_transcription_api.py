@@ -11,8 +11,8 @@ import numpy as np
 import openai
 import pytest
 
+from steadyvoice.testing.running_apps import CLIPS, RunningApp
 from tests.audio import FORMATS, as_format, clip, wav_bytes
-from tests.end_to_end.apps import CLIPS, RunningApp
 
 MAX_WORD_ERRORS = 0.40
 ROUTE = "/v1/audio/transcriptions"

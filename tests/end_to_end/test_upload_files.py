@@ -16,9 +16,9 @@ import httpx
 import pytest
 from gradio_client import Client, handle_file
 
+from steadyvoice.testing.running_apps import CLIPS, RunningApp, running
 from tests.audio import clip, wav_bytes
 from tests.disks import opened_files
-from tests.end_to_end.apps import CLIPS, RunningApp, running
 
 PAGE = "/gradio_api/upload"
 API = "/v1/audio/transcriptions"

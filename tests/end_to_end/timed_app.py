@@ -8,9 +8,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import app_tts
-from steadyvoice.engine.worker_handle import WorkerSpec
-from steadyvoice.serving.run import run_app
-from steadyvoice.serving.service import Service
+from steadyvoice.engine.worker_process import WorkerSpec
+from steadyvoice.provision.create_service import create_service
+from steadyvoice.server.run import run_app
 from steadyvoice.settings import Settings
 
 ENGINE = "tests.end_to_end.timed_synthesizer:TimedSynthesizer"
@@ -19,7 +19,7 @@ BATCH_S, BATCH_ITEMS = 0.25, 4
 
 def build_app(settings: Settings) -> object:
     worker = WorkerSpec(ENGINE, {"batch_s": BATCH_S, "max_batch_items": BATCH_ITEMS})
-    return app_tts.build_app(settings, Service(settings, "tts", worker))
+    return app_tts.build_app(settings, create_service(settings, "tts", worker))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from steadyvoice.engine.budget import Budget
 from steadyvoice.engine.dispatcher import FIRST_RATE, LEAVE_WAIT_S, Dispatcher
 from steadyvoice.engine.scheduler import Limits
 from steadyvoice.engine.tickets import Task
-from steadyvoice.engine.worker_handle import WorkerGone, WorkerSpec
+from steadyvoice.engine.worker_process import WorkerGone, WorkerSpec
 from steadyvoice.memory import sample
 from steadyvoice.protocol import EXIT_OUT_OF_MEMORY, Message, ModelInfo, Payload
 

@@ -11,10 +11,10 @@ import pynvml
 from steadyvoice import errors
 from steadyvoice.engine.budget import Budget
 from steadyvoice.engine.dispatcher import DEFAULT_POLICY, Policy
-from steadyvoice.engine.engine import Engine
+from steadyvoice.engine.engine_thread import Engine
 from steadyvoice.engine.scheduler import Limits
 from steadyvoice.engine.tickets import JobHandle, Task
-from steadyvoice.engine.worker_handle import WorkerSpec
+from steadyvoice.engine.worker_process import WorkerSpec
 from steadyvoice.memory import MemoryLog, MemorySample
 from steadyvoice.protocol import MemoryPlan, Payload
 from tests.gpu.cuda_model import BYTES_PER_S, WEIGHT_BYTES

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from random import Random
 
 from steadyvoice.engine.dispatcher import Dispatcher
-from steadyvoice.engine.worker_handle import WorkerSpec
+from steadyvoice.engine.worker_process import WorkerSpec
 from tests.simulation.history import Clock, History
 from tests.simulation.verdicts import Broken
 from tests.simulation.watch import Watch

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from steadyvoice.engine.worker_handle import WorkerGone
+from steadyvoice.engine.worker_process import WorkerGone
 from steadyvoice.protocol import HEARTBEAT_S, Message, Payload, ProtocolError
 from tests.simulation.traffic import Kind, Piece
 from tests.simulation.world import AT_REST_BYTES, Device, Faults

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from steadyvoice.serving.service import Service
+from steadyvoice.provision.create_service import create_service
 from steadyvoice.settings import ROOT, Settings
 from steadyvoice.worker.__main__ import FOLDER
 
@@ -31,7 +31,7 @@ def test_a_reason_names_files_and_no_folders(said: str, told: str) -> None:
 
 
 def test_preload_loads_before_the_first_request() -> None:
-    service = Service(Settings(preload=True), "tts")
+    service = create_service(Settings(preload=True), "tts")
     try:
         assert service.engine.load().result(60).name == "espeak"
         assert service.engine.status().loads == 1

@@ -1,1 +1,1 @@
-"""Speech to text. Each module is one engine behind `steadyvoice.worker.models.Model`; items are `RecognizeItem`s."""
+"""Speech to text. Each module is one engine behind `steadyvoice.worker.registry.Model`; items are `RecognizeItem`s."""

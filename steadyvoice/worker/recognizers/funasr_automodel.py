@@ -17,7 +17,7 @@ import torch
 from funasr import AutoModel
 
 from steadyvoice.protocol import ItemError, Items, ModelInfo, Outcome, Recognition, RecognizeItem, Word
-from steadyvoice.worker.recognizers.tags import emotion_of, events_of, language_of
+from steadyvoice.worker.recognizers.sensevoice.tags import emotion_of, events_of, language_of
 
 SAMPLE_RATE = 16_000  # Hz
 # Fewer samples divide by zero in its front end, or kill the process.
@@ -27,7 +27,7 @@ TAG = re.compile(r"<\|([^|<>]+)\|>")
 
 
 class FunasrRecognizer:
-    """See `steadyvoice.worker.models.Model`. Not thread-safe."""
+    """See `steadyvoice.worker.registry.Model`. Not thread-safe."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ VARIANT = re.compile(r"\(\d+\)$")
 
 
 class PocketsphinxRecognizer:
-    """See `steadyvoice.worker.models.Model`. Not thread-safe."""
+    """See `steadyvoice.worker.registry.Model`. Not thread-safe."""
 
     def __init__(self) -> None:
         self._decoder = Decoder(Config(loglevel="FATAL"))

@@ -1,1 +1,1 @@
-"""Text to speech. Each module is one engine behind `steadyvoice.worker.models.Model`; items are `SynthesizeItem`s."""
+"""Text to speech. Each module is one engine behind `steadyvoice.worker.registry.Model`; items are `SynthesizeItem`s."""

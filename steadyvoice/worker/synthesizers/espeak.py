@@ -16,7 +16,7 @@ from typing import Any
 import espeakng_loader
 import numpy as np
 
-from steadyvoice.catalogue import EMOTIONS, ESPEAK, NATIVE_SPEEDS
+from steadyvoice.engine_specs import EMOTIONS, ESPEAK, NATIVE_SPEEDS
 from steadyvoice.protocol import ItemError, Items, ModelInfo, Outcome, PcmArray, Speech, SynthesizeItem
 
 # speak_lib.h
@@ -76,7 +76,7 @@ def _library() -> tuple[ctypes.CDLL, int]:
 
 
 class EspeakSynthesizer:
-    """See `steadyvoice.worker.models.Model`. Not thread-safe, and neither are two in one process."""
+    """See `steadyvoice.worker.registry.Model`. Not thread-safe, and neither are two in one process."""
 
     def __init__(self) -> None:
         self._library, self._sample_rate = _library()

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from steadyvoice.catalogue import EMOTIONS, NATIVE_SPEEDS
+from steadyvoice.engine_specs import EMOTIONS, NATIVE_SPEEDS
 from steadyvoice.protocol import ItemError, Items, ModelInfo, Outcome, Payload, Speech, SynthesizeItem
 
 MODULES = {"2.0": "indextts.infer_v2", "2.5": "indextts.infer_v2_5"}
@@ -48,7 +48,7 @@ PEAK_OF_SILENCE = 200  # of 32,767; below it nothing was said
 
 
 class IndexTTS2Synthesizer:
-    """See `steadyvoice.worker.models.Model`. `cost` counts what the cache of keys and values comes to at the most."""
+    """See `steadyvoice.worker.registry.Model`. `cost` counts what the cache of keys and values comes to at the most."""
 
     def __init__(self, root: str, version: str, half: bool = True, beams: int = 3, qwen: bool = False) -> None:
         """

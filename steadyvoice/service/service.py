@@ -1,0 +1,136 @@
+"""Everything that one app shares between its requests: engine, door, memory log, metrics. Made once by the app's `main`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar
+
+from steadyvoice.admission.capacity import Capacity
+from steadyvoice.admission.circuit_breaker import Breaker
+from steadyvoice.admission.concurrency_limit import Door
+from steadyvoice.admission.upload_slots import UploadSlots
+from steadyvoice.engine.budget import Budget
+from steadyvoice.engine.dispatcher import Policy
+from steadyvoice.engine.engine_thread import Engine
+from steadyvoice.engine.scheduler import Limits, ServiceClass
+from steadyvoice.engine.status import BatchReport
+from steadyvoice.engine.tickets import JobHandle, Task
+from steadyvoice.engine.worker_process import WorkerSpec
+from steadyvoice.engine_specs import EngineCard, EngineChoice
+from steadyvoice.media.steps import Steps
+from steadyvoice.memory import MemoryLog
+from steadyvoice.metrics import Metrics
+from steadyvoice.protocol import MemoryPlan
+from steadyvoice.service.host_threads import HostThreads
+from steadyvoice.service.private_folder import PrivateFolder
+from steadyvoice.service.result_cache import PostProcessor
+from steadyvoice.settings import Settings
+
+log = logging.getLogger(__name__)
+
+RESERVE_BYTES = 512_000_000  # of the device, to stay free for others and for what nobody foresaw
+
+MORE_UPLOADS = 2  # large uploads that may be received beside as many as may be in progress
+
+T = TypeVar("T")
+Role = Literal["asr", "tts"]
+
+
+class Service:
+    """One app's shared state. `close()` ends the worker and the threads."""
+
+    def __init__(
+        self, settings: Settings, role: Role, choice: EngineChoice, capacity: Capacity, worker: WorkerSpec | None = None
+    ) -> None:
+        """`worker` replaces the chosen engine's worker, for tests and for models of one's own."""
+        self.settings = settings
+        self.role: Role = role
+        self.card: EngineCard = choice.card
+        self.examples = choice.examples
+        self.metrics = Metrics(role)
+        self.memory = MemoryLog(self.metrics.observe_memory)
+        self.last_batch: BatchReport | None = None
+        self.engine = Engine(
+            worker or worker_spec(choice, settings),
+            Limits(Budget(settings.batch_size_s), settings.max_backlog_s),
+            self.memory,
+            self._note_batch,
+            policy=Policy(idle_unload_s=settings.idle_unload_s or float("inf")),
+        )
+        self.breaker = Breaker()
+        self.metrics.observe_engine(self.engine.status, lambda: self.breaker.state)
+        self.door = Door(
+            capacity,
+            lambda: self.engine.status().retry_after_s,
+            self.metrics.in_progress.set,
+        )
+        self.upload_slots = UploadSlots(capacity.total + MORE_UPLOADS)
+        port = settings.asr_port if role == "asr" else settings.tts_port
+        self.files = PrivateFolder(f"{role}-{port}", settings.max_stored_bytes)
+        self.post = PostProcessor()
+        # Decoding and segmenting are CPU-bound: as many at once as requests are worked on at once.
+        self._host = HostThreads(capacity.concurrency)
+        log.info("%s: engine %s (%s)", role, choice.card.name, choice.reason)
+        if settings.preload:
+            self.engine.load()
+
+    def submit(self, tasks: Sequence[Task], caller: str, service_class: ServiceClass, spent_s: float = 0.0) -> JobHandle:
+        """Hand tasks to the engine, unless it keeps failing. `spent_s` of the request's time have passed already.
+
+        Raises:
+            EngineUnavailable: by the circuit breaker, without asking the engine.
+            SteadyvoiceError: as `Engine.submit`.
+        """
+        admitted = self.breaker.admit()
+        timeout_s = self.settings.request_timeout_s - spent_s
+        try:
+            job = self.engine.submit(tasks, caller=caller, service_class=service_class, timeout_s=timeout_s)
+        except BaseException:
+            self.breaker.gave_up(admitted)
+            raise
+        self.breaker.watch(admitted, job.tickets)
+        return job
+
+    async def on_host(self, function: Callable[[], T]) -> T:
+        """Run a short function that blocks; see `HostThreads.run`."""
+        return await self._host.run(function)
+
+    async def run_sliced(self, steps: Steps[T]) -> T:
+        """Run long work in slices; see `HostThreads.run_sliced`."""
+        return await self._host.run_sliced(steps)
+
+    def _note_batch(self, report: BatchReport) -> None:
+        self.last_batch = report
+        self.metrics.observe_batch(report)
+
+    @property
+    def revision(self) -> str:
+        """Of the loaded model; "unloaded" before the first load."""
+        model = self.engine.status().model
+        return model.revision if model else "unloaded"
+
+    def close(self) -> None:
+        self.door.close()
+        self.engine.close()
+        self.post.close()
+        self._host.close()
+        self.files.close()
+
+
+def worker_spec(choice: EngineChoice, settings: Settings) -> WorkerSpec:
+    """How to start the chosen engine's worker, under its own interpreter if it has one."""
+    return WorkerSpec(choice.card.name, choice.options, choice.python or sys.executable, memory=memory_plan(settings))
+
+
+def memory_plan(settings: Settings) -> MemoryPlan:
+    """What the worker is told about memory."""
+    return MemoryPlan(
+        padded_s=settings.batch_size_s,
+        longest_s=settings.max_segment_s,
+        limit=None if settings.gpu_memory_gb is None else int(settings.gpu_memory_gb * 1e9),
+        reserve=RESERVE_BYTES,
+        trim=settings.trim,
+        folder=str(settings.cache_hub / "memory"),
+    )

@@ -1,1 +1,0 @@
-"""From request to answer: jobs, HTTP routes, health. Knows engines by their cards and models only through the worker."""
