@@ -101,7 +101,7 @@ def serve(app: FastAPI, host: str, port: int) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # uvicorn would believe every client on loopback; `admission.identity` knows which proxies to believe
+        proxy_headers=False,  # uvicorn would believe every client on loopback; see `admission.identity`
         ws="none",
         http="h11",
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
