@@ -24,7 +24,7 @@ def build_app(settings: Settings, service: Service | None = None) -> FastAPI:
     """Everything, ready to serve."""
     service = service or create_service(settings, "tts")
     app = create_app(service)
-    voices = VoiceStore(settings.cache_hub / "voices", service.examples) if service.card.clones else None
+    voices = VoiceStore(settings.cache_hub / "voices", service.examples) if service.spec.clones else None
     synthesizer = Synthesizer(service, voices)
     add_synthesis_routes(app, synthesizer)
     add_voice_routes(app, service, voices)

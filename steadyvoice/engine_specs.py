@@ -28,7 +28,7 @@ MODEL_ALIASES = {
 
 
 @dataclass(frozen=True)
-class EngineCard:
+class EngineSpec:
     """One engine, as pages, /v1/models and validation see it."""
 
     name: str
@@ -46,6 +46,7 @@ class EngineCard:
     clones: bool = False  # speaks in any voice that it is given a recording of
     seeded: bool = False  # without a seed no two answers are the same
     reads_emotion: bool = False  # from a description in words
+    reads_kanji: bool = True  # without it, Japanese is spoken in kana only
     pause_s: float = 0.0  # of silence that belongs between two pieces, which it does not make itself
 
 
@@ -53,7 +54,7 @@ class EngineCard:
 class EngineChoice:
     """The chosen engine, what its worker is told, and the reason, in a sentence for the log and the preflight."""
 
-    card: EngineCard
+    spec: EngineSpec
     reason: str
     options: dict[str, Any] = field(default_factory=dict)
     python: str | None = None  # the interpreter of its worker; None is our own
@@ -64,7 +65,7 @@ class NoEngine(Exception):
     """The engine that was asked for cannot work here. The message says what is missing."""
 
 
-SENSEVOICE = EngineCard(
+SENSEVOICE = EngineSpec(
     name="sensevoice",
     kind="recognition",
     languages=RECOGNITION_LANGUAGES,
@@ -74,7 +75,7 @@ SENSEVOICE = EngineCard(
     tells_emotion=True,
     scores=True,
 )
-FUNASR = EngineCard(
+FUNASR = EngineSpec(
     name="funasr",
     kind="recognition",
     languages=RECOGNITION_LANGUAGES,
@@ -85,7 +86,7 @@ FUNASR = EngineCard(
     itn=True,
     tells_emotion=True,
 )
-POCKETSPHINX = EngineCard(
+POCKETSPHINX = EngineSpec(
     name="pocketsphinx",
     kind="recognition",
     languages=("auto", "en"),
@@ -95,7 +96,7 @@ POCKETSPHINX = EngineCard(
     "It tells neither emotion nor events and writes numbers as words.",
     note_zh="内置识别引擎：仅支持英语，输出小写且无标点，约四分之一的词有误；不识别情感与声音事件，数字以单词写出。",
 )
-ESPEAK = EngineCard(
+ESPEAK = EngineSpec(
     name="espeak",
     kind="synthesis",
     languages=SPEECH_LANGUAGES,
@@ -103,10 +104,11 @@ ESPEAK = EngineCard(
     license="GPL-3.0-or-later (separate process)",
     note_en="Embedded voice: robotic but clear. Japanese in kana only.",
     note_zh="内置语音引擎：机械音但清晰；日语仅支持假名。",
+    reads_kanji=False,
     # Chosen for being far apart from one another in pitch and timbre, in each of the five languages.
     speakers=("f1", "f2", "Annie", "Andrea", "steph", "m1", "m2", "Michael", "Gene", "iven"),
 )
-INDEXTTS2 = EngineCard(
+INDEXTTS2 = EngineSpec(
     name="indextts2",
     kind="synthesis",
     languages=("auto", "zh", "en"),
@@ -118,9 +120,9 @@ INDEXTTS2 = EngineCard(
     seeded=True,
     pause_s=0.2,
 )
-CARDS = {card.name: card for card in (SENSEVOICE, FUNASR, POCKETSPHINX, ESPEAK, INDEXTTS2)}
+ENGINE_SPECS = {spec.name: spec for spec in (SENSEVOICE, FUNASR, POCKETSPHINX, ESPEAK, INDEXTTS2)}
 
 
-def model_names(card: EngineCard) -> tuple[str, ...]:
+def model_names(spec: EngineSpec) -> tuple[str, ...]:
     """What a request may call the engine's model: its own name, then OpenAI's names."""
-    return (card.name, *MODEL_ALIASES[card.kind])
+    return (spec.name, *MODEL_ALIASES[spec.kind])

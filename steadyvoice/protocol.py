@@ -212,7 +212,7 @@ class SynthesizeItem:
     # For engines that imitate. Files are named after what is in them and are there until the answer has come.
     reference: str | None = None  # WAV file with the voice to speak in
     emotion_reference: str | None = None  # WAV file with the emotion to speak with
-    emotion_vector: Sequence[float] | None = None  # eight parts, in the order of `catalogue.EMOTIONS` without neutral
+    emotion_vector: Sequence[float] | None = None  # eight parts, in the order of `engine_specs.EMOTIONS` without neutral
     emotion_text: str | None = None  # a description of it
 
     def to_payload(self) -> Payload:

@@ -47,7 +47,7 @@ def create_app(service: Service) -> FastAPI:
 
     app = FastAPI(
         title=TITLES[service.role],
-        description=f"Errors of every route have the body of `ErrorBody`. The running engine is {service.card.name}.",
+        description=f"Errors of every route have the body of `ErrorBody`. The running engine is {service.spec.name}.",
         version=__version__,
         lifespan=lifespan,
         docs_url=None,

@@ -87,7 +87,7 @@ def add_health(app: FastAPI, service: Service) -> None:
     async def ready() -> JSONResponse:
         """200 while the next request would be let through to the engine. A model that is not loaded yet is ready: the first
         request loads it. Otherwise `status` is `draining`, `engine_failing` or `load_failing`, with a `reason`."""
-        body = {"status": "ready", "engine": service.card.name, "model": service.engine.status().state.value}
+        body = {"status": "ready", "engine": service.spec.name, "model": service.engine.status().state.value}
         if (refusal := _refusal(service)) is None:
             return JSONResponse(body)
         wait = {"Retry-After": str(math.ceil(refusal.retry_after_s))}

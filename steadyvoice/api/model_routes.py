@@ -1,4 +1,4 @@
-"""GET /v1/models: the running engine by its own name and by OpenAI's names. Knows HTTP and the engine's card."""
+"""GET /v1/models: the running engine by its own name and by OpenAI's names. Knows HTTP and the engine's spec."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
 from steadyvoice.api.openapi import errors
-from steadyvoice.engine_specs import EngineCard, model_names
+from steadyvoice.engine_specs import EngineSpec, model_names
 from steadyvoice.errors import ModelNotFound
 from steadyvoice.service.service import Service
 
@@ -41,20 +41,20 @@ class ModelList(BaseModel):
 
 def add_model_routes(app: FastAPI, service: Service) -> None:
     def model(name: str) -> Model:
-        card = service.card
+        spec = service.spec
         return Model(
             id=name,
             object="model",
             created=0,
             owned_by="steadyvoice",
-            kind=card.kind,
-            alias_of=None if name == card.name else card.name,
-            languages=list(card.languages),
-            embedded=card.embedded,
-            license=card.license,
-            note=card.note_en,
-            translates=card.translates,
-            scores=card.scores,
+            kind=spec.kind,
+            alias_of=None if name == spec.name else spec.name,
+            languages=list(spec.languages),
+            embedded=spec.embedded,
+            license=spec.license,
+            note=spec.note_en,
+            translates=spec.translates,
+            scores=spec.scores,
             revision=service.revision,
             state=service.engine.status().state.value,
         )
@@ -62,21 +62,21 @@ def add_model_routes(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models", operation_id="list_models", tags=["models"], responses=errors())
     async def models() -> ModelList:
         """The running engine, and OpenAI's model names that stand for it."""
-        return ModelList(object="list", data=[model(name) for name in model_names(service.card)])
+        return ModelList(object="list", data=[model(name) for name in model_names(service.spec)])
 
     @app.get("/v1/models/{model_id}", operation_id="retrieve_model", tags=["models"], responses=errors(404))
     async def retrieve(model_id: str) -> Model:
         """One of them."""
-        check_model(model_id, service.card)
+        check_model(model_id, service.spec)
         return model(model_id)
 
 
-def check_model(name: str, card: EngineCard) -> None:
+def check_model(name: str, spec: EngineSpec) -> None:
     """An empty name is the running engine.
 
     Raises:
         ModelNotFound: the name is neither the engine's nor one of those that stand for it.
     """
-    known = model_names(card)
+    known = model_names(spec)
     if name and name not in known:
         raise ModelNotFound(f"the model {name[:64]!r} does not exist; known here: {', '.join(known)}", param="model")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from steadyvoice.engine.scheduler import ServiceClass
-from steadyvoice.engine_specs import EMOTIONS, OPENAI_VOICES, EngineCard, model_names
+from steadyvoice.engine_specs import EMOTIONS, OPENAI_VOICES, EngineSpec, model_names
 from steadyvoice.errors import InvalidInput
 from steadyvoice.media.encode import AUDIO_FORMATS, audio_format
 from steadyvoice.media.stretch import MAX_SPEED, MIN_SPEED
@@ -154,43 +154,43 @@ class SpeechBody(Wishes):
         return known if self.language == "auto" else self.language
 
 
-def refined(card: EngineCard, settings: Settings) -> dict[str, dict[str, Any]]:
+def refined(spec: EngineSpec, settings: Settings) -> dict[str, dict[str, Any]]:
     """What the schemas of both bodies say with this engine and these settings: field -> its schema."""
     text = {"type": "string", "minLength": 1, "pattern": SPEAKABLE}
     limit = f" At most {settings.max_text_chars} characters."
     voice: dict[str, Any] = {"type": ["integer", "string"]}
-    if card.speakers:
-        numbers = [str(number) for number in range(len(card.speakers))]
-        names = {"type": "string", "enum": [*card.speakers, *OPENAI_VOICES, *numbers]}
-        voice = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": len(card.speakers) - 1}, names]}
+    if spec.speakers:
+        numbers = [str(number) for number in range(len(spec.speakers))]
+        names = {"type": "string", "enum": [*spec.speakers, *OPENAI_VOICES, *numbers]}
+        voice = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": len(spec.speakers) - 1}, names]}
     fields: dict[str, dict[str, Any]] = {
         "text": text | {"description": "At least one letter or digit." + limit, "examples": ["今天天气很好。"]},
         "input": text | {"description": "At least one letter or digit." + limit, "examples": ["Hello there."]},
-        "language": {"type": "string", "enum": list(card.languages)},
+        "language": {"type": "string", "enum": list(spec.languages)},
         "speaker_id": voice,
-        "voice": voice if not card.speakers else {"anyOf": [*voice["anyOf"], _voice_object(card)]},
-        "model": {"type": "string", "enum": ["", *model_names(card)], "examples": [model_names(card)[1]]},
+        "voice": voice if not spec.speakers else {"anyOf": [*voice["anyOf"], _voice_object(spec)]},
+        "model": {"type": "string", "enum": ["", *model_names(spec)], "examples": [model_names(spec)[1]]},
         "lang_code": {"enum": [None, *KOKORO_LANGUAGES]},
         "download_format": {"enum": [None, *AUDIO_FORMATS]},
     }
-    if not card.clones:
+    if not spec.clones:
         fields |= {name: {"type": "null"} for name in ("emotion_vector", "emotion_voice", "emotion_text")}
     return fields
 
 
-def _voice_object(card: EngineCard) -> dict[str, Any]:
-    names = {"type": "string", "enum": [*card.speakers, *OPENAI_VOICES]}
+def _voice_object(spec: EngineSpec) -> dict[str, Any]:
+    names = {"type": "string", "enum": [*spec.speakers, *OPENAI_VOICES]}
     return {"type": "object", "properties": {"id": names}, "required": ["id"], "additionalProperties": False}
 
 
-def together(card: EngineCard, text: str) -> list[dict[str, Any]]:
-    """What the text, in the field of that name, may be in a language: espeak reads Japanese in kana only."""
-    if card.name != "espeak":
+def together(spec: EngineSpec, text: str) -> list[dict[str, Any]]:
+    """What the text, in the field of that name, may be in a language: an engine may read Japanese in kana only."""
+    if spec.reads_kanji:
         return []
     # The letters themselves: JSON Schema has no escape for those beyond U+FFFF.
     letters = [script.pattern[1:-1].encode().decode("unicode_escape") for script in (HAN, KANA)]
     no_han, no_kana = ({text: {"pattern": f"^[^{some}]*$"}} for some in letters)
-    other = [{"language": {"enum": [name for name in card.languages if name != given]}} for given in ("ja", "auto")]
+    other = [{"language": {"enum": [name for name in spec.languages if name != given]}} for given in ("ja", "auto")]
     given = {"required": ["language"]}  # or it is auto
     return [
         {"anyOf": [{"properties": other[0]}, {"properties": no_han}]},

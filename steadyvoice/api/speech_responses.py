@@ -204,7 +204,7 @@ class SpeechAnswers:
     def _content(self, speak: SpeakRequest) -> Hashable:
         """By what a whole answer can be found again; None where the same request may sound different another time."""
         service = self._service
-        if service.engine.status().model is None or (service.card.seeded and speak.seed is None):
+        if service.engine.status().model is None or (service.spec.seeded and speak.seed is None):
             return None
         return replace(speak, service_class=ServiceClass.INTERACTIVE), service.revision
 
@@ -226,7 +226,7 @@ class SpeechAnswers:
         return headers
 
     def _engine(self) -> str:
-        return f"{self._service.card.name}/{self._service.revision}"
+        return f"{self._service.spec.name}/{self._service.revision}"
 
 
 async def claim_of(request: Request, caller: str) -> Claim | None:

@@ -74,10 +74,10 @@ class UsageTotals(BaseModel):
 def add_synthesis_routes(app: FastAPI, synthesizer: Synthesizer) -> None:
     subtitles = SubtitleShelf()
     answers = SpeechAnswers(synthesizer, subtitles)
-    card = synthesizer.service.card
-    fields = refined(card, synthesizer.service.settings)
-    refine(app, SynthesizeBody, fields, together(card, "text"))
-    refine(app, SpeechBody, fields, together(card, "input"))
+    spec = synthesizer.service.spec
+    fields = refined(spec, synthesizer.service.settings)
+    refine(app, SynthesizeBody, fields, together(spec, "text"))
+    refine(app, SpeechBody, fields, together(spec, "input"))
 
     @app.post(
         "/synthesize",
@@ -104,7 +104,7 @@ def add_synthesis_routes(app: FastAPI, synthesizer: Synthesizer) -> None:
         },
     )
     async def speech(request: Request, body: SpeechBody) -> Response:
-        check_model(body.model, card)
+        check_model(body.model, spec)
         try:
             speak = await synthesizer.check(body.options())
             if body.stream_format == "sse":

@@ -12,7 +12,7 @@ from starlette.datastructures import FormData, UploadFile
 from steadyvoice.api.forms import checked, fields_of
 from steadyvoice.api.model_routes import check_model
 from steadyvoice.engine.scheduler import ServiceClass
-from steadyvoice.engine_specs import EngineCard, model_names
+from steadyvoice.engine_specs import EngineSpec, model_names
 from steadyvoice.errors import InvalidInput, TooLarge
 from steadyvoice.media.segment import DEFAULT_DETECTION, SpeechDetection
 from steadyvoice.service.transcription import TranscribeOptions, Transcriber
@@ -107,15 +107,15 @@ class TranscriptionForm:
     granularities: frozenset[Granularity]
 
 
-def refined(card: EngineCard, settings: Settings) -> dict[str, dict[str, Any]]:
+def refined(spec: EngineSpec, settings: Settings) -> dict[str, dict[str, Any]]:
     """What the schema of the form says with this engine and these settings: field -> its schema."""
-    language = f"^({'|'.join(card.languages)})([-_][A-Za-z0-9]+)*$"
+    language = f"^({'|'.join(spec.languages)})([-_][A-Za-z0-9]+)*$"
     include: dict[str, Any] = {"type": "array", "items": {"enum": ["logprobs"]}}
     return {
-        "model": {"type": "string", "enum": ["", *model_names(card)]},
+        "model": {"type": "string", "enum": ["", *model_names(spec)]},
         "language": {"type": "string", "pattern": language},
         "merge_length_s": {"type": "number", "minimum": 0, "maximum": settings.max_segment_s},
-        "include[]": include if card.scores else include | {"maxItems": 0},
+        "include[]": include if spec.scores else include | {"maxItems": 0},
     }
 
 
@@ -154,9 +154,9 @@ def parse_form(form: FormData, transcriber: Transcriber) -> TranscriptionForm:
         if name in values:
             raise InvalidInput(f"{name}: {reason}", param=name)
     fields = checked(TranscriptionFields, values)
-    card = transcriber.service.card
-    check_model(fields.model, card)
-    _check_together(fields, card)
+    spec = transcriber.service.spec
+    check_model(fields.model, spec)
+    _check_together(fields, spec)
     chunking = fields.chunking_strategy
     options = TranscribeOptions(
         language=fields.language,
@@ -175,7 +175,7 @@ def parse_form(form: FormData, transcriber: Transcriber) -> TranscriptionForm:
     )
 
 
-def _check_together(fields: TranscriptionFields, card: EngineCard) -> None:
+def _check_together(fields: TranscriptionFields, spec: EngineSpec) -> None:
     """Raises InvalidInput for values that are allowed each, but not with one another or with this engine."""
     chosen = fields.response_format
     if "word" in fields.timestamp_granularities and chosen not in ("verbose_json", "srt", "vtt"):
@@ -187,5 +187,5 @@ def _check_together(fields: TranscriptionFields, card: EngineCard) -> None:
         raise InvalidInput(f"stream gives events, not {chosen}; ask for one of the two", param="stream")
     if fields.include and chosen != "json":
         raise InvalidInput(f"include logprobs needs response_format json, not {chosen}", param="include")
-    if fields.include and not card.scores:
-        raise InvalidInput(f"engine {card.name} gives no log probabilities", param="include")
+    if fields.include and not spec.scores:
+        raise InvalidInput(f"engine {spec.name} gives no log probabilities", param="include")

@@ -62,7 +62,7 @@ def add_transcription_routes(app: FastAPI, transcriber: Transcriber) -> None:
         operation_id="create_transcription",
         tags=["transcription"],
         responses=TRANSCRIBED,
-        openapi_extra=multipart(TranscriptionFields, {"file": file}, refined(service.card, service.settings), TOGETHER),
+        openapi_extra=multipart(TranscriptionFields, {"file": file}, refined(service.spec, service.settings), TOGETHER),
     )
     async def transcriptions(request: Request) -> Response:
         """Speech to text."""
@@ -90,7 +90,7 @@ def add_transcription_routes(app: FastAPI, transcriber: Transcriber) -> None:
     async def translations(request: Request) -> Response:
         """Refused, by name, rather than unknown."""
         raise InvalidInput(
-            f"engine {service.card.name} cannot translate; /v1/audio/transcriptions gives the text in the language of the speech"
+            f"engine {service.spec.name} cannot translate; /v1/audio/transcriptions gives the text in the language of the speech"
         )
 
 

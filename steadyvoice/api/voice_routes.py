@@ -18,7 +18,7 @@ from steadyvoice.api.forms import checked, fields_of
 from steadyvoice.api.openapi import WITH_UPLOAD, content, errors, multipart
 from steadyvoice.api.streaming import unless_gone
 from steadyvoice.api.uploads import receive_form
-from steadyvoice.engine_specs import EMOTIONS, OPENAI_VOICES, EngineCard
+from steadyvoice.engine_specs import EMOTIONS, OPENAI_VOICES, EngineSpec
 from steadyvoice.errors import Conflict, InvalidInput, NotFound
 from steadyvoice.media.encode import AUDIO_FORMATS
 from steadyvoice.media.stretch import MAX_SPEED, MIN_SPEED
@@ -100,7 +100,7 @@ class Deleted(BaseModel):
 
 def add_voice_routes(app: FastAPI, service: Service, voices: VoiceStore | None) -> None:
     """`voices` is None for an engine that has voices of its own and takes no others."""
-    card = service.card
+    spec = service.spec
 
     @app.get(
         "/v1/voices",
@@ -112,7 +112,7 @@ def add_voice_routes(app: FastAPI, service: Service, voices: VoiceStore | None) 
     )
     async def list_voices() -> dict[str, Any]:
         """The voices, and everything else that may be chosen."""
-        return voice_list(card, None if voices is None else await service.on_host(voices.voices))
+        return voice_list(spec, None if voices is None else await service.on_host(voices.voices))
 
     @app.get("/v1/audio/voices", operation_id="list_voice_names", tags=VOICES, responses=errors(400))
     async def list_names(legacy: bool = False) -> NamedVoices:
@@ -172,13 +172,13 @@ def add_voice_routes(app: FastAPI, service: Service, voices: VoiceStore | None) 
     async def audio(request: Request, name: str) -> Response:
         """What the engine hears of a voice: mono WAV, trimmed."""
         if voices is None:
-            raise NotFound(f"the {card.name} voices are built in and have no recording", param="name")
+            raise NotFound(f"the {spec.name} voices are built in and have no recording", param="name")
         with service.door.enter(caller_of(request)):
             data = await service.on_host(partial(_recording, voices, name))
         return Response(data, media_type=AUDIO_FORMATS["wav"].media_type, headers={"Cache-Control": "no-cache"})
 
     async def added(request: Request, field: str, model: type[VoiceFields]) -> Voice:
-        store = _changeable(voices, card)
+        store = _changeable(voices, spec)
         service.door.check(caller_of(request))  # before a large upload is read for nothing
         async with AsyncExitStack() as hold:
             form = await receive_form(request, service, hold, max_fields=MAX_FIELDS, max_field_bytes=MAX_FIELD_BYTES)
@@ -190,25 +190,25 @@ def add_voice_routes(app: FastAPI, service: Service, voices: VoiceStore | None) 
             return await unless_gone(request, service.run_sliced(store.add_steps(fields.name, file.file)))
 
     async def removed(name: str) -> str:
-        store = _changeable(voices, card)
+        store = _changeable(voices, spec)
         await service.on_host(partial(store.remove, name))
         return name
 
 
-def voice_list(card: EngineCard, recorded: Sequence[Voice] | None) -> dict[str, Any]:
+def voice_list(spec: EngineSpec, recorded: Sequence[Voice] | None) -> dict[str, Any]:
     """Every voice with its number, and what else a request may choose. `recorded` is None for an engine that clones none."""
-    languages = [language for language in card.languages if language != "auto"]
+    languages = [language for language in spec.languages if language != "auto"]
     if recorded is None:
         data = [
             {
                 "id": name,
                 "object": "voice",
                 "speaker_id": index,
-                "aliases": [alias for i, alias in enumerate(OPENAI_VOICES) if i % len(card.speakers) == index],
+                "aliases": [alias for i, alias in enumerate(OPENAI_VOICES) if i % len(spec.speakers) == index],
                 "languages": languages,
-                "engine": card.name,
+                "engine": spec.name,
             }
-            for index, name in enumerate(card.speakers)
+            for index, name in enumerate(spec.speakers)
         ]
     else:
         data = [
@@ -218,7 +218,7 @@ def voice_list(card: EngineCard, recorded: Sequence[Voice] | None) -> dict[str, 
                 "speaker_id": voice.number,
                 "aliases": list(voice.aliases),
                 "languages": languages,
-                "engine": card.name,
+                "engine": spec.name,
                 "seconds": round(voice.seconds, 3),
                 "origin": voice.origin,
             }
@@ -227,18 +227,18 @@ def voice_list(card: EngineCard, recorded: Sequence[Voice] | None) -> dict[str, 
     return {
         "object": "list",
         "data": data,
-        "languages": list(card.languages),
+        "languages": list(spec.languages),
         "emotions": list(EMOTIONS),
         "formats": list(AUDIO_FORMATS),
         "speed": [MIN_SPEED, MAX_SPEED],
-        "clones": card.clones,
-        "note": card.note_en,
+        "clones": spec.clones,
+        "note": spec.note_en,
     }
 
 
-def _changeable(voices: VoiceStore | None, card: EngineCard) -> VoiceStore:
+def _changeable(voices: VoiceStore | None, spec: EngineSpec) -> VoiceStore:
     if voices is None:
-        raise Conflict(f"the {card.name} voices are built in: none can be added or removed", param="name")
+        raise Conflict(f"the {spec.name} voices are built in: none can be added or removed", param="name")
     return voices
 
 

@@ -268,7 +268,7 @@ def add_heading(page: gr.Blocks, service: Service) -> None:
     note = gr.HTML()
 
     def tell(request: gr.Request) -> str:
-        text = service.card.note_zh if speaks_chinese(request) else service.card.note_en
+        text = service.spec.note_zh if speaks_chinese(request) else service.spec.note_en
         return f'<div class="sv-note">{html.escape(text)}</div>' if text else ""
 
     page.load(tell, None, note, **QUIET)

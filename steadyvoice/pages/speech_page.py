@@ -63,7 +63,7 @@ class SpeakPage(ui.JobPage):
         self._connect(page)
 
     def _lay_out_inputs(self, page: gr.Blocks) -> None:
-        card, settings, voices = self._service.card, self._service.settings, self._synthesizer.voices
+        spec, settings, voices = self._service.spec, self._service.settings, self._synthesizer.voices
         self._text = gr.Textbox(
             label=ui.t("text"),
             placeholder=ui.t("placeholder"),
@@ -73,8 +73,8 @@ class SpeakPage(ui.JobPage):
             elem_id="sv-input",
         )
         if voices is None:
-            speakers = [(f"{index} · {name}", name) for index, name in enumerate(card.speakers)]
-            self._voice = gr.Dropdown(speakers, value=card.speakers[0], label=ui.t("speaker"), elem_id="sv-speaker")
+            speakers = [(f"{index} · {name}", name) for index, name in enumerate(spec.speakers)]
+            self._voice = gr.Dropdown(speakers, value=spec.speakers[0], label=ui.t("speaker"), elem_id="sv-speaker")
         else:
             self._voice = gr.Dropdown([], label=ui.t("voice"), elem_id="sv-voice")
         with gr.Row():
@@ -85,7 +85,7 @@ class SpeakPage(ui.JobPage):
                 with gr.Tab(ui.t("voices"), elem_id="sv-tab-voices"):
                     panel = VoicePanel(self._service, voices, self._voice)
             with gr.Tab(ui.t("emotion"), elem_id="sv-tab-emotion"):
-                self._emotion = EmotionPanel(card)
+                self._emotion = EmotionPanel(spec)
             with gr.Tab(ui.t("settings"), elem_id="sv-tab-settings"):
                 self._lay_out_settings()
         if voices is not None:
@@ -93,12 +93,12 @@ class SpeakPage(ui.JobPage):
             panel.connect(page, more, self._emotion.recorded)
 
     def _lay_out_settings(self) -> None:
-        card = self._service.card
-        spoken = [(LANGUAGE_NAMES[name], name) for name in SPEECH_LANGUAGES if name in card.languages]
+        spec = self._service.spec
+        spoken = [(LANGUAGE_NAMES[name], name) for name in SPEECH_LANGUAGES if name in spec.languages]
         self._language = gr.Dropdown(spoken, value="auto", label=ui.t("language"), elem_id="sv-language")
         self._speed = gr.Slider(MIN_SPEED, MAX_SPEED, 1.0, step=0.05, label=ui.t("speed"), elem_id="sv-speed")
         self._format = gr.Dropdown(list(AUDIO_FORMATS), value="wav", label=ui.t("format"), elem_id="sv-format")
-        self._seed = gr.Textbox(label=ui.t("seed"), max_lines=1, max_length=16, elem_id="sv-seed") if card.seeded else None
+        self._seed = gr.Textbox(label=ui.t("seed"), max_lines=1, max_length=16, elem_id="sv-seed") if spec.seeded else None
 
     def _lay_out_outputs(self) -> None:
         self.status = gr.HTML(elem_id="sv-status", elem_classes="sv-status")
@@ -256,7 +256,7 @@ def _add_endpoint(synthesizer: Synthesizer) -> None:
             "tokens": spoken.report.tokens,
             "sample_rate": spoken.sample_rate,
             "timings": {"queue_s": round(spoken.report.queue_s, 4), "inference_s": round(spoken.report.inference_s, 4)},
-            "engine": {"name": service.card.name, "revision": service.revision},
+            "engine": {"name": service.spec.name, "revision": service.revision},
         }
         return str(file), details
 
@@ -309,7 +309,7 @@ def summary(spoken: Spoken, service: Service, request: gr.Request) -> str:
         seconds=report.duration_s,
         sentences=len(report.cues),
         tokens=report.tokens,
-        engine=f"{service.card.name} {service.revision}",
+        engine=f"{service.spec.name} {service.revision}",
         queue=report.queue_s,
         inference=report.inference_s,
     )

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import gradio as gr
 
 from steadyvoice.admission.identity import caller_of
-from steadyvoice.engine_specs import EMOTIONS, EngineCard
+from steadyvoice.engine_specs import EMOTIONS, EngineSpec
 from steadyvoice.errors import InvalidInput, SteadyvoiceError
 from steadyvoice.pages import base as ui
 from steadyvoice.pages.files import opened_upload
@@ -28,11 +28,11 @@ Values = dict[Any, Any]  # component -> its value
 class EmotionPanel:
     """One emotion, told in one of the ways that the engine has. Only the chosen way is seen."""
 
-    def __init__(self, card: EngineCard) -> None:
+    def __init__(self, spec: EngineSpec) -> None:
         ways = ["name"]
-        if card.clones:
+        if spec.clones:
             ways += ["vector", "voice"]
-        if card.reads_emotion:
+        if spec.reads_emotion:
             ways += ["text"]
         self._way = gr.Radio(
             [(ui.t(f"way_{way}"), way) for way in ways],

@@ -96,16 +96,16 @@ class TranscribePage(ui.JobPage):
         self.outputs = [self.status, self._text, self._segments, *self._downloads.values()]
 
     def _lay_out_inputs(self) -> None:
-        card, settings = self._service.card, self._service.settings
+        spec, settings = self._service.spec, self._service.settings
         audio = ui.uploaded_audio(sources=["upload", "microphone"], label=ui.t("audio"), elem_id="sv-audio", editable=False)
         language = gr.Dropdown(
-            [(LANGUAGE_NAMES[name], name) for name in RECOGNITION_LANGUAGES if name in card.languages],
+            [(LANGUAGE_NAMES[name], name) for name in RECOGNITION_LANGUAGES if name in spec.languages],
             value="auto",
             label=ui.t("language"),
             elem_id="sv-language",
         )
         with gr.Accordion(ui.t("options"), open=False):
-            itn = gr.Checkbox(card.itn, label=ui.t("itn"), interactive=card.itn)
+            itn = gr.Checkbox(spec.itn, label=ui.t("itn"), interactive=spec.itn)
             merge = gr.Slider(0, settings.max_segment_s, settings.default_merge_length_s, step=1, label=ui.t("merge"))
         with gr.Row():
             self.start = gr.Button(ui.t("transcribe"), variant="primary", elem_id="sv-start", min_width=120)

@@ -219,7 +219,7 @@ def render(report: Report) -> str:
     if report.hub and not report.hub.problem:
         lines.append(f"Weights    {_listed(report.hub.names)}")
     for plan in report.plans:
-        engine = f"{plan.engine.card.name} ({plan.engine.reason})" if plan.engine else "none"
+        engine = f"{plan.engine.spec.name} ({plan.engine.reason})" if plan.engine else "none"
         work = plan.capacity
         lines += [
             "",

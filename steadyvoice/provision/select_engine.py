@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import replace
 
-from steadyvoice.engine_specs import ESPEAK, FUNASR, INDEXTTS2, POCKETSPHINX, SENSEVOICE, EngineCard, EngineChoice, NoEngine
+from steadyvoice.engine_specs import ESPEAK, FUNASR, INDEXTTS2, POCKETSPHINX, SENSEVOICE, EngineChoice, EngineSpec, NoEngine
 from steadyvoice.provision import hardware, indextts_checkout
 from steadyvoice.provision.release_files import is_wanted, release_dir, release_problem, revision_of
 from steadyvoice.settings import PREFIX, Settings
@@ -87,8 +87,8 @@ def _funasr(settings: Settings) -> EngineChoice:
     """FunASR's own model by name, or the same release that `sensevoice` reads."""
     if settings.funasr_model is not None:
         # What another model can do is not known before it is loaded, so nothing is promised.
-        card = replace(FUNASR, itn=False, tells_emotion=False)
-        return EngineChoice(card, f"model {settings.funasr_model}, as set", {"model": settings.funasr_model})
+        spec = replace(FUNASR, itn=False, tells_emotion=False)
+        return EngineChoice(spec, f"model {settings.funasr_model}, as set", {"model": settings.funasr_model})
     folder = release_dir(settings)
     problem = release_problem(folder)
     if problem is None and not (folder / "configuration.json").is_file():
@@ -99,11 +99,11 @@ def _funasr(settings: Settings) -> EngineChoice:
 
 
 def _checked(choice: EngineChoice) -> EngineChoice:
-    if missing := _missing_package(choice.card):
-        raise NoEngine(f"engine {choice.card.name} cannot work: {missing}")
+    if missing := _missing_package(choice.spec):
+        raise NoEngine(f"engine {choice.spec.name} cannot work: {missing}")
     return choice
 
 
-def _missing_package(card: EngineCard) -> str | None:
-    missing = [package for package in PACKAGES[card.name] if importlib.util.find_spec(package) is None]
+def _missing_package(spec: EngineSpec) -> str | None:
+    missing = [package for package in PACKAGES[spec.name] if importlib.util.find_spec(package) is None]
     return f"the package {missing[0]} is not installed" if missing else None

@@ -111,7 +111,7 @@ def serve(app: FastAPI, host: str, port: int) -> None:
     # uvicorn raises the signal again once it has stopped; by then it means that all is well.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    log.info("steadyvoice %s on http://%s:%d, engine %s", service.role, host, port, service.card.name)
+    log.info("steadyvoice %s on http://%s:%d, engine %s", service.role, host, port, service.spec.name)
     DrainingServer(config, service).run(sockets=[listener])
 
 

@@ -18,7 +18,7 @@ from steadyvoice.engine.scheduler import Limits, ServiceClass
 from steadyvoice.engine.status import BatchReport
 from steadyvoice.engine.tickets import JobHandle, Task
 from steadyvoice.engine.worker_process import WorkerSpec
-from steadyvoice.engine_specs import EngineCard, EngineChoice
+from steadyvoice.engine_specs import EngineChoice, EngineSpec
 from steadyvoice.media.steps import Steps
 from steadyvoice.memory import MemoryLog
 from steadyvoice.metrics import Metrics
@@ -47,7 +47,7 @@ class Service:
         """`worker` replaces the chosen engine's worker, for tests and for models of one's own."""
         self.settings = settings
         self.role: Role = role
-        self.card: EngineCard = choice.card
+        self.spec: EngineSpec = choice.spec
         self.examples = choice.examples
         self.metrics = Metrics(role)
         self.memory = MemoryLog(self.metrics.observe_memory)
@@ -72,7 +72,7 @@ class Service:
         self.post = PostProcessor()
         # Decoding and segmenting are CPU-bound: as many at once as requests are worked on at once.
         self._host = HostThreads(capacity.concurrency)
-        log.info("%s: engine %s (%s)", role, choice.card.name, choice.reason)
+        log.info("%s: engine %s (%s)", role, choice.spec.name, choice.reason)
         if settings.preload:
             self.engine.load()
 
@@ -121,7 +121,7 @@ class Service:
 
 def worker_spec(choice: EngineChoice, settings: Settings) -> WorkerSpec:
     """How to start the chosen engine's worker, under its own interpreter if it has one."""
-    return WorkerSpec(choice.card.name, choice.options, choice.python or sys.executable, memory=memory_plan(settings))
+    return WorkerSpec(choice.spec.name, choice.options, choice.python or sys.executable, memory=memory_plan(settings))
 
 
 def memory_plan(settings: Settings) -> MemoryPlan:

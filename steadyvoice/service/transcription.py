@@ -136,15 +136,15 @@ class Transcriber:
         Raises:
             InvalidInput: naming the value and the choices.
         """
-        card, settings = self.service.card, self.service.settings
+        spec, settings = self.service.spec, self.service.settings
         language = (options.language or "auto").lower().replace("_", "-").split("-")[0]
         if language not in RECOGNITION_LANGUAGES:
             raise InvalidInput(
                 f"language {options.language[:32]!r} is unknown; known: {', '.join(RECOGNITION_LANGUAGES)}", param="language"
             )
-        if language not in card.languages:
+        if language not in spec.languages:
             raise InvalidInput(
-                f"language {language!r} is not available with engine {card.name}, which knows: {', '.join(card.languages)}",
+                f"language {language!r} is not available with engine {spec.name}, which knows: {', '.join(spec.languages)}",
                 param="language",
             )
         merge = settings.default_merge_length_s if options.merge_length_s is None else options.merge_length_s
@@ -292,7 +292,7 @@ class Transcriber:
             segments=segments,
             srt=to_srt(cues),
             vtt=to_vtt(cues),
-            engine=self.service.card.name,
+            engine=self.service.spec.name,
             revision=self.service.revision,
             queue_s=queue_s,
             inference_s=inference_s,

@@ -103,7 +103,7 @@ def run_batch(pipe: Pipe, model: Model, device: Device, message: Message) -> Non
     batch, answered, failure = message.fields["id"], 0, None
     began = last = time.monotonic()
     device.start_measuring()
-    run = getattr(model, "run_frugally", model.run) if message.fields["last_try"] else model.run
+    run = getattr(model, "run_low_memory", model.run) if message.fields["last_try"] else model.run
     try:
         for outcome in islice(run(message.items), len(message.items)):
             now = time.monotonic()

@@ -26,7 +26,7 @@ class Model(Protocol):
 
     One that also has `example(seconds) -> Payload`, an item of that length, is measured with it and budgeted in bytes; one that
     knows its `cost`, as `memory_profile.predicted` takes it, is budgeted by that. One that can answer with less
-    memory than `run` takes, and less well, has `run_frugally`: it is called when the item would otherwise be given up.
+    memory than `run` takes, and less well, has `run_low_memory`: it is called when the item would otherwise be given up.
     """
 
     info: ModelInfo

@@ -83,7 +83,7 @@ def test_defects_are_named_by_sentence_and_counted(server: Gated) -> None:
 
 
 def test_a_pause_is_put_between_sentences_and_is_as_fast_as_the_speech(server: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server.service, "card", replace(server.service.card, pause_s=0.2))
+    monkeypatch.setattr(server.service, "spec", replace(server.service.spec, pause_s=0.2))
     answer = speak(server, "A pause after me. And one after me. Not after me.")
     samples, _ = read(answer.content)
     assert len(samples) == 3 * RATE // 2 + 2 * round(0.2 * RATE)
@@ -276,7 +276,7 @@ def test_what_may_sound_different_another_time_is_not_kept(server: Gated, monkey
 
     assert not comes_again("This is cut.")
     assert not comes_again("This is poor.")
-    monkeypatch.setattr(server.service, "card", replace(server.service.card, seeded=True))
+    monkeypatch.setattr(server.service, "spec", replace(server.service.spec, seeded=True))
     assert not comes_again("By luck.")
     assert comes_again("By luck.", seed=7)
     assert "x-cached" not in speak(server, "By luck.", seed=8).headers

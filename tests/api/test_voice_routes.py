@@ -44,7 +44,7 @@ def serving(folder: Path, *, clones: bool = True, **settings: object) -> Iterato
     service = create_service(Settings(cache_hub=folder, **settings), "tts")  # type: ignore[arg-type]
     voices = None
     if clones:
-        service.card = INDEXTTS2
+        service.spec = INDEXTTS2
         voices = VoiceStore(folder / "voices", folder / "examples")
     app = create_app(service)
     add_voice_routes(app, service, voices)

@@ -62,7 +62,7 @@ class FakeModel:
 class FrugalModel(FakeModel):
     """Can do with less memory when it has to."""
 
-    def run_frugally(self, items: Items) -> Iterator[Outcome]:
+    def run_low_memory(self, items: Items) -> Iterator[Outcome]:
         for item in items:
             yield Payload({**item.fields, "frugally": True})
 

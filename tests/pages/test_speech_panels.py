@@ -13,9 +13,9 @@ from steadyvoice.pages.speech_panels import EmotionPanel
 READER = replace(INDEXTTS2, reads_emotion=True)
 
 
-def panel(card: Any = READER) -> EmotionPanel:
+def panel(spec: Any = READER) -> EmotionPanel:
     with gr.Blocks():
-        return EmotionPanel(card)
+        return EmotionPanel(spec)
 
 
 def filled(panel: EmotionPanel, **given: Any) -> dict[Any, Any]:
@@ -50,7 +50,7 @@ def test_a_way_without_its_content_is_refused(way: str) -> None:
 
 
 def test_an_engine_is_offered_its_own_ways_alone() -> None:
-    for card, ways in ((ESPEAK, 1), (INDEXTTS2, 3), (READER, 4)):
-        way = panel(card).inputs[0]
+    for spec, ways in ((ESPEAK, 1), (INDEXTTS2, 3), (READER, 4)):
+        way = panel(spec).inputs[0]
         assert len(way.choices) == ways
         assert way.visible is (ways > 1)

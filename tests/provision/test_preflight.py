@@ -64,7 +64,7 @@ def test_the_screen_names_machine_engines_limits_and_addresses() -> None:
         assert said in screen
     for plan in found.plans:
         assert plan.engine is not None
-        assert plan.engine.card.name in screen
+        assert plan.engine.spec.name in screen
         assert plan.engine.reason in screen
         assert f"http://127.0.0.1:{plan.port}" in screen
     assert "2 at work, 5 waiting" in screen

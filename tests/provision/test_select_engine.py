@@ -35,7 +35,7 @@ def test_auto_is_sensevoice_where_its_release_is_whole(tmp_path: Path) -> None:
 
     choice = choose_recognizer(settings(tmp_path, precision="bf16"))
 
-    assert choice.card.name == "sensevoice"
+    assert choice.spec.name == "sensevoice"
     assert choice.options == {"directory": str(folder), "revision": "local", "precision": "bf16"}
     assert str(folder) in choice.reason
 
@@ -50,7 +50,7 @@ def test_the_revision_is_the_one_that_was_fetched(tmp_path: Path) -> None:
 def test_auto_is_the_embedded_engine_where_no_release_is_and_says_why(tmp_path: Path) -> None:
     choice = choose_recognizer(settings(tmp_path))
 
-    assert choice.card.name == "pocketsphinx"
+    assert choice.spec.name == "pocketsphinx"
     assert choice.options == {}
     assert "SenseVoiceSmall does not exist" in choice.reason
 
@@ -60,7 +60,7 @@ def test_half_a_release_is_none(tmp_path: Path) -> None:
 
     choice = choose_recognizer(settings(tmp_path))
 
-    assert choice.card.name == "pocketsphinx"
+    assert choice.spec.name == "pocketsphinx"
     assert "model.pt" in choice.reason
 
 
@@ -89,7 +89,7 @@ def test_funasr_reads_the_same_release(tmp_path: Path) -> None:
 
     choice = choose_recognizer(settings(tmp_path, asr_engine="funasr"))
 
-    assert (choice.card.name, choice.options) == ("funasr", {"model": str(folder)})
+    assert (choice.spec.name, choice.options) == ("funasr", {"model": str(folder)})
 
 
 def test_funasr_needs_its_own_description_of_a_release(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_funasr_runs_another_model_by_name_without_a_release(tmp_path: Path) -> 
 def test_pocketsphinx_is_taken_although_a_release_is_there(tmp_path: Path) -> None:
     release(tmp_path / "SenseVoiceSmall")
 
-    assert choose_recognizer(settings(tmp_path, asr_engine="pocketsphinx")).card.name == "pocketsphinx"
+    assert choose_recognizer(settings(tmp_path, asr_engine="pocketsphinx")).spec.name == "pocketsphinx"
 
 
 @pytest.mark.parametrize(("engine", "package"), [("sensevoice", "torch"), ("funasr", "funasr"), ("pocketsphinx", "pocketsphinx")])
@@ -131,7 +131,7 @@ def on_a_machine(monkeypatch: pytest.MonkeyPatch, card: int | None, ram: int = 3
 def test_speech_is_espeak_s_where_no_indextts2_is_and_it_says_why(tmp_path: Path) -> None:
     choice = choose_synthesizer(settings(tmp_path))
 
-    assert choice.card.name == "espeak"
+    assert choice.spec.name == "espeak"
     assert choice.python is None
     assert choice.reason.startswith("embedded engine: IndexTTS2 cannot work, it is not installed: `bash start_app.sh indextts`")
 
@@ -146,7 +146,7 @@ def test_speech_is_indextts2_s_where_it_is_whole_and_its_licence_was_accepted(
 
     root = tmp_path / "index-tts"
     assert choice.options == {"root": str(root), "version": "2.0", "half": True, "beams": 3, "qwen": True}
-    assert (choice.card.name, choice.card.languages, choice.card.reads_emotion) == ("indextts2", ("auto", "zh", "en"), True)
+    assert (choice.spec.name, choice.spec.languages, choice.spec.reads_emotion) == ("indextts2", ("auto", "zh", "en"), True)
     assert choice.reason == f"version 2.0 in {root}; with Qwen; half precision, 3 beams"
     assert worker_spec(choice, settings(tmp_path)).python == choice.python == str(python)
 
@@ -157,7 +157,7 @@ def test_the_newer_version_speaks_japanese_too(tmp_path: Path, monkeypatch: pyte
 
     choice = choose_synthesizer(settings(tmp_path, indextts_python=python))
 
-    assert choice.card.languages == ("auto", "zh", "en", "ja")
+    assert choice.spec.languages == ("auto", "zh", "en", "ja")
     assert (choice.options["version"], choice.options["half"]) == ("2.5", False)
 
 
@@ -167,7 +167,7 @@ def test_a_card_counts_as_large_as_the_settings_leave_it(tmp_path: Path, monkeyp
 
     choice = choose_synthesizer(settings(tmp_path, gpu_memory_gb=5))
 
-    assert (choice.options["beams"], choice.options["qwen"], choice.card.reads_emotion) == (1, False, False)
+    assert (choice.options["beams"], choice.options["qwen"], choice.spec.reads_emotion) == (1, False, False)
     assert "without Qwen, for which there is no room" in choice.reason
 
 
@@ -177,7 +177,7 @@ def test_without_qwen_s_files_it_speaks_but_reads_no_emotion_from_words(tmp_path
 
     choice = choose_synthesizer(settings(tmp_path))
 
-    assert (choice.options["qwen"], choice.card.reads_emotion) == (False, False)
+    assert (choice.options["qwen"], choice.spec.reads_emotion) == (False, False)
     assert "without Qwen, which is not there" in choice.reason
 
 
@@ -191,7 +191,7 @@ def test_what_keeps_indextts2_from_working_stops_only_who_asked_for_it(
     install_checkout(tmp_path, without=without)
 
     choice = choose_synthesizer(settings(tmp_path))
-    assert choice.card.name == "espeak"
+    assert choice.spec.name == "espeak"
     assert said in choice.reason
 
     with pytest.raises(NoEngine, match=f"^engine indextts2 cannot work: .*{said}"):
@@ -204,5 +204,5 @@ def test_espeak_is_taken_although_indextts2_is_there(tmp_path: Path, monkeypatch
 
     choice = choose_synthesizer(settings(tmp_path, tts_engine="espeak"))
 
-    assert (choice.card.name, choice.reason) == ("espeak", "as set")
+    assert (choice.spec.name, choice.reason) == ("espeak", "as set")
     assert worker_spec(choice, settings(tmp_path)).python == sys.executable

@@ -7,7 +7,7 @@ from enum import Enum
 from functools import partial
 
 from steadyvoice.engine.scheduler import ServiceClass
-from steadyvoice.engine_specs import EMOTIONS, OPENAI_VOICES, SPEECH_LANGUAGES, EngineCard
+from steadyvoice.engine_specs import EMOTIONS, OPENAI_VOICES, SPEECH_LANGUAGES, EngineSpec
 from steadyvoice.errors import InvalidInput
 from steadyvoice.media.encode import AudioFormat, audio_format
 from steadyvoice.media.stretch import MAX_SPEED, MIN_SPEED
@@ -80,7 +80,7 @@ async def check(options: SpeakOptions, service: Service, voices: VoiceStore | No
         InvalidInput: naming the value and the choices.
         TooLarge: the text is over `MAX_TEXT_CHARS`.
     """
-    card = service.card
+    spec = service.spec
     if options.language not in SPEECH_LANGUAGES:
         raise InvalidInput(
             f"language {options.language[:32]!r} is unknown; known: {', '.join(SPEECH_LANGUAGES)}", param="language"
@@ -98,9 +98,9 @@ async def check(options: SpeakOptions, service: Service, voices: VoiceStore | No
         emotion_vector=None if options.emotion_vector is None else tuple(options.emotion_vector),
         emotion_text=None if options.emotion_text is None else clean(options.emotion_text, MAX_EMOTION_TEXT, "emotion_text"),
     )
-    _check_emotion(options, card)
+    _check_emotion(options, spec)
     if voices is None:
-        return replace(request, speaker=_speaker(options.speaker_id, card))
+        return replace(request, speaker=_speaker(options.speaker_id, spec))
     voice = await _voice(options.speaker_id, service, voices, "speaker_id")
     asked = options.emotion_voice
     emotion_voice = None if asked is None else await _voice(asked, service, voices, "emotion_voice")
@@ -113,28 +113,28 @@ def sentences(options: SpeakOptions, service: Service) -> tuple[Piece, ...]:
     Raises:
         InvalidInput, TooLarge: as `check`.
     """
-    card, longest_s = service.card, service.engine.status().longest_s
+    spec, longest_s = service.spec, service.engine.status().longest_s
     text = clean(options.text, service.settings.max_text_chars)
     pieces = tuple(split(text, options.language, longest_s or float("inf")))
-    if unknown := [piece.language for piece in pieces if piece.language not in card.languages]:
-        known = ", ".join(name for name in card.languages if name != "auto")
+    if unknown := [piece.language for piece in pieces if piece.language not in spec.languages]:
+        known = ", ".join(name for name in spec.languages if name != "auto")
         raise InvalidInput(
-            f"engine {card.name} speaks no {unknown[0]}; it speaks: {known}",
+            f"engine {spec.name} speaks no {unknown[0]}; it speaks: {known}",
             param="text" if options.language == "auto" else "language",
         )
-    if card.name == "espeak" and any(piece.language == "ja" and HAN.search(piece.text) for piece in pieces):
+    if not spec.reads_kanji and any(piece.language == "ja" and HAN.search(piece.text) for piece in pieces):
         # It would read every kanji as "Chinese letter": an answer that looks right and is not.
         raise InvalidInput(
-            "the espeak voice reads Japanese in kana only, and the text has Chinese characters beside kana; "
+            f"the {spec.name} voice reads Japanese in kana only, and the text has Chinese characters beside kana; "
             "write it in kana, or send what is Chinese by itself or with language zh",
             param="text",
         )
     return pieces
 
 
-def _speaker(speaker_id: str | int | Unnamed, card: EngineCard) -> str:
+def _speaker(speaker_id: str | int | Unnamed, spec: EngineSpec) -> str:
     """A number, a name, or one of OpenAI's voice names -> the engine's name. Raises InvalidInput."""
-    speakers = card.speakers
+    speakers = spec.speakers
     name = "0" if isinstance(speaker_id, Unnamed) else str(speaker_id).strip()
     if name in speakers:
         return name
@@ -156,7 +156,7 @@ async def _voice(speaker_id: str | int | Unnamed, service: Service, voices: Voic
         raise
 
 
-def _check_emotion(options: SpeakOptions, card: EngineCard) -> None:
+def _check_emotion(options: SpeakOptions, spec: EngineSpec) -> None:
     """Raises InvalidInput for an emotion out of range, given in more ways than one, or in a way that the engine has not."""
     if options.emotion not in EMOTIONS:
         raise InvalidInput(f"emotion {options.emotion[:32]!r} is unknown; known: {', '.join(EMOTIONS)}", param="emotion")
@@ -170,9 +170,9 @@ def _check_emotion(options: SpeakOptions, card: EngineCard) -> None:
     given = [name for name, value in ways.items() if value is not None]
     if len(given) > 1:
         raise InvalidInput(f"{' and '.join(given)} are given; an emotion is told in one way only", param=given[1])
-    if given and given[0] != "emotion" and not card.clones:
-        raise InvalidInput(f"engine {card.name} takes an emotion by name only, and not by {given[0]}", param=given[0])
-    if options.emotion_text is not None and not card.reads_emotion:
+    if given and given[0] != "emotion" and not spec.clones:
+        raise InvalidInput(f"engine {spec.name} takes an emotion by name only, and not by {given[0]}", param=given[0])
+    if options.emotion_text is not None and not spec.reads_emotion:
         raise InvalidInput("emotion_text needs the model that reads descriptions, which is not loaded here", param="emotion_text")
     vector = options.emotion_vector
     if vector is not None and (len(vector) != EMOTION_PARTS or not all(0.0 <= part <= 1.0 for part in vector)):

@@ -163,7 +163,7 @@ class Synthesizer:
             samples = await self.service.on_host(partial(stretch, speech.samples, speech.sample_rate, factor))
             speech = replace(speech, samples=samples)
         # A pause is part of how fast somebody speaks.
-        pause = round(self.service.card.pause_s / request.speed * speech.sample_rate) if index else 0
+        pause = round(self.service.spec.pause_s / request.speed * speech.sample_rate) if index else 0
         if pause:
             speech = replace(speech, samples=np.concatenate([np.zeros(pause, np.int16), speech.samples]))
         text = request.pieces[index].text

@@ -83,7 +83,7 @@ class IndexTTS2Synthesizer:
         for payload in items:
             yield self._answer(SynthesizeItem.from_payload(payload), self._beams)
 
-    def run_frugally(self, items: Items) -> Iterator[Outcome]:
+    def run_low_memory(self, items: Items) -> Iterator[Outcome]:
         """With one beam: less choice between words that are said a little differently, and a third of the cache."""
         for payload in items:
             outcome = self._answer(SynthesizeItem.from_payload(payload), beams=1)
