@@ -10,7 +10,7 @@ NODE_STAMP := tests/node_modules/installed-$(shell cat tests/package-lock.json |
 # Tests of time limits, of a browser and of whole starts have the machine to themselves; the rest runs two at a time.
 ALONE := $(addprefix tests/end_to_end/,test_pages.py test_speech_page.py test_start_app.py test_steadiness.py)
 
-.PHONY: help setup test lint types unit bench-overhead bench-recognition bench-chaos bench-overload bench-trim bench-memory bench-synthesis bench-idle simulate format clean
+.PHONY: help setup test lint types unit proofs mutants mutants-sample mangled bench-overhead bench-recognition bench-chaos bench-overload bench-trim bench-memory bench-synthesis bench-idle simulate format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -28,7 +28,7 @@ $(NODE_STAMP): tests/package.json tests/package-lock.json
 	npm ci --prefix tests --ignore-scripts --no-audit --no-fund --loglevel error
 	touch $@
 
-test: lint types unit ## set up, check and test everything; what .ci/run calls
+test: lint types unit $(if $(FULL),proofs,mutants-sample) ## set up, check and test everything; what .ci/run calls (FULL=1: with proofs)
 
 lint: setup ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -41,6 +41,17 @@ unit: setup $(NODE_STAMP) ## every test, with real apps, a real browser and Open
 	@command -v "$${CHROMIUM:-chromium}" >/dev/null || { echo "Chromium is needed by tests/end_to_end/test_pages.py (Debian: apt-get install chromium; or set CHROMIUM=)"; exit 1; }
 	$(BIN)/python -m pytest --durations=15 -n 2 --dist loadfile $(addprefix --ignore ,$(ALONE))
 	$(BIN)/python -m pytest --durations=10 $(ALONE)
+
+proofs: mutants mangled ## the checks that take minutes; part of `make test FULL=1`
+
+mutants: setup ## every mutation of the scheduler and the dispatcher must be caught (ARGS=--only, --sample)
+	$(BIN)/python -m tests.simulation mutants $(ARGS)
+
+mutants-sample: setup ## five of them, chosen by the date
+	$(BIN)/python -m tests.simulation mutants --sample 5
+
+mangled: setup ## two thousand mangled uploads; the suite sends three hundred
+	$(BIN)/python -m pytest -m proof tests/end_to_end/test_mangled_uploads.py
 
 bench-overhead: setup ## what the service adds to the bare engine
 	$(BIN)/python bench/overhead.py

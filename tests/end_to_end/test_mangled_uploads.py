@@ -1,4 +1,4 @@
-"""Two thousand uploads that somebody broke: no 5xx, no hang, no growth, and the process lives."""
+"""Mangled uploads: no 5xx, no hang, no growth, and the process lives. The suite sends 300, `make mangled` 2,000."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import psutil
+import pytest
 
 from steadyvoice.testing.running_apps import CLIPS, RunningApp, running
 from tests.audio import FORMATS, as_format, clip
 
-UPLOADS = 2_000
 CALLERS = 4  # under the queue's limit, so that every upload is really looked at
 GROWTH_BYTES = 60e6
 NAMES = ("a.wav", "x.jsonl", "list.m3u8", "a.mp3", "../../etc/passwd", "a.scp", "http://127.0.0.1/a.wav", "\u200b.ogg", "a" * 300)
@@ -45,22 +45,23 @@ def mangle(data: bytes, rng: random.Random) -> bytes:
     return bytes(broken)
 
 
-def test_two_thousand_mangled_uploads_do_no_harm() -> None:
+@pytest.mark.parametrize("count", [300, pytest.param(2_000, marks=pytest.mark.proof)])
+def test_mangled_uploads_do_no_harm(count: int) -> None:
     speech = clip(CLIPS[2])[16_000:20_000]
     originals = [as_format(speech, name) for name in FORMATS]
     rng = random.Random(20_251)
-    uploads = [(rng.choice(NAMES), mangle(rng.choice(originals), rng)) for _ in range(UPLOADS)]
+    uploads = [(rng.choice(NAMES), mangle(rng.choice(originals), rng)) for _ in range(count)]
     # Four seconds at most: a lying header may turn a quarter of a second into hours of noise, honest work but not this test's.
     with running("app_sensevoice.py", MAX_AUDIO_S="4", LOG_LEVEL="warning") as app:
         process = psutil.Process(app.process.pid)
-        send(app, uploads[: UPLOADS // 4])
+        send(app, uploads[: max(150, count // 4)])
         settled = process.memory_info().rss
         statuses = send(app, uploads)
         assert process.memory_info().rss - settled < GROWTH_BYTES
-        assert sum(statuses.values()) == UPLOADS
+        assert sum(statuses.values()) == count
         assert set(statuses) <= {200, 400, 413, 415}, statuses
-        assert statuses[200] > 100, "some survive their mangling"
-        assert statuses[415] + statuses[400] > 100, "and some do not"
+        assert statuses[200] > count // 20, "some survive their mangling"
+        assert statuses[415] + statuses[400] > count // 20, "and some do not"
         good = httpx.post(f"{app.url}/v1/audio/transcriptions", files={"file": CLIPS[2].read_bytes()}, timeout=60)
         assert "amiable" in good.json()["text"]
         assert "Traceback" not in "".join(app.log)

@@ -1,157 +1,122 @@
 """Plausible bugs of the scheduler and the dispatcher, and what catches them: the simulation, or else the unit tests.
 
-Each is put into a copy of the package, in a process of its own. A text that is no longer there, or there twice, is an error: a
-mutation that does nothing would count for nothing.
+Each is put into a copy of the package and run in a process of its own. It is described by a function and by a change of its
+syntax tree (see `operators`); one that does not apply in exactly one place is an error, since it would prove nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import datetime
 import json
+import math
 import os
+import random
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.simulation.operators import (
+    CannotApply,
+    Operator,
+    add_to_compared,
+    apply,
+    assign_instead_of_adding,
+    compare_by,
+    constant_instead_of,
+    drop_addend,
+    drop_addend_of_argument,
+    drop_assignment,
+    drop_call,
+    drop_keyword,
+    drop_operand,
+    first_argument_instead_of,
+    negate_condition,
+    negate_return,
+    other_attribute,
+    set_condition,
+    set_constant,
+    shift_index_of_argument,
+)
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-COPIED = ("pyproject.toml", "steadyvoice", "tests/__init__.py", "tests/conftest.py", "tests/engine", "tests/simulation")
+COPIED = ("pyproject.toml", "steadyvoice", "tests/__init__.py", "tests/engine", "tests/simulation")
 UNIT_TESTS = [f"tests/engine/test_{name}.py" for name in ("scheduler", "budget", "quarantine")]
 SEEDS, REQUESTS = 40, 16_000
+ENDLESS = -1  # instead of an exit status
 LONGEST_S = 100.0  # a mutant that makes the simulation endless is caught as well
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """`old` becomes `new` in steadyvoice/engine/`module`.py."""
+    """`operator` changes `function` (qualified name) in whichever module of steadyvoice/engine/ has it; "" is a module itself."""
 
     name: str
-    module: str
-    old: str
-    new: str
+    function: str
+    operator: Operator
 
 
 MUTATIONS = [
+    Mutation("the budget is asked for one item too few", "Scheduler._companions", drop_addend_of_argument("fits")),
+    Mutation("a batch holds one item too many", "Scheduler._companions", compare_by(ast.Gt, "max_batch_items")),
+    Mutation("padding is not limited", "Scheduler._companions", drop_operand("padded")),
+    Mutation("served seconds are not counted", "Scheduler.next_batch", drop_assignment("_served")),
+    Mutation("an absent caller makes up for its absence", "Scheduler.submit", first_argument_instead_of("max")),
+    Mutation("the batch class goes first", "Scheduler._rank", negate_condition("INTERACTIVE")),
+    Mutation("a suspect runs with works of other batches", "Scheduler._companions", drop_operand("_suspects")),
+    Mutation("patience is ignored", "Scheduler._rank", set_condition("PATIENCE_S", False)),
+    Mutation("the voice at hand goes first without a limit", "", set_constant("AFFINITY_S", 2e9)),
+    Mutation("every retry is the last", "Scheduler.is_last_try", drop_operand("alone")),
+    Mutation("a turn does not put a job behind the others", "Scheduler.next_batch", drop_assignment("last_turn")),
+    Mutation("lone failures are not counted", "Scheduler.failed", assign_instead_of_adding("alone")),
+    Mutation("running works of a cancelled job are retried", "Scheduler.failed", drop_operand("dropped")),
+    Mutation("retried works come back in reverse", "Scheduler.failed", drop_keyword("sorted", "reverse")),
+    Mutation("retried works are missing from the backlog", "Scheduler.failed", drop_assignment("_backlog")),
+    Mutation("waiting works of a cancelled job stay in the backlog", "Scheduler._drop", drop_assignment("_backlog")),
+    Mutation("waiting works of a cancelled job are still sent", "Scheduler._drop", drop_call("clear")),
+    Mutation("deadlines pass a second late", "Scheduler.expire", add_to_compared("deadline", 1.0)),
+    Mutation("the budget does not halve when memory ran out", "Scheduler.failed", drop_call("halve")),
+    Mutation("the budget never recovers", "Allowance.recover", drop_addend("RECOVERY")),
+    Mutation("an error of the model is not reported", "Dispatcher._batch_aborted", drop_call("_settle", mentions="ItemFailed")),
+    Mutation("an answer goes to the item before it", "Dispatcher._answered", shift_index_of_argument("take", -1)),
+    Mutation("answered items are retried with the rest", "Dispatcher._failed", other_attribute("left", "works")),
+    Mutation("the last open item of a batch counts as alone", "Dispatcher._failed", other_attribute("works", "left")),
+    Mutation("nothing is put into quarantine", "Dispatcher._failed", drop_call("add")),
+    Mutation("quarantine never ends", "Quarantine.seconds_left", set_condition("next", False)),
+    Mutation("a busy worker is unloaded as idle", "Dispatcher._leave_if_idle", drop_operand("_running")),
+    Mutation("a model that hangs is not detected", "Dispatcher._is_stuck", negate_return("batch_limit_s")),
     Mutation(
-        "the budget is asked for one item too few", "scheduler",
-        "budget.fits(items + 1, longest_then, self._allowance.share)", "budget.fits(items, longest_then, self._allowance.share)",
+        "a ticket that is cancelled at the last moment runs",
+        "Dispatcher._next_running",
+        set_condition("set_running_or_notify_cancel", True),
     ),
-    Mutation(
-        "a batch holds one item too many", "scheduler",
-        "if items == self.limits.max_batch_items:", "if items > self.limits.max_batch_items:",
-    ),
-    Mutation(
-        "padding is not limited", "scheduler",
-        "if fits and padded <= (1 + MAX_PADDING_SHARE) * (total + work.length):", "if fits:",
-    ),
-    Mutation(
-        "what a caller was served is not counted", "scheduler",
-        "self._served[job.caller] += work.length", "self._served[job.caller] += 0.0",
-    ),
-    Mutation(
-        "whoever was away is owed what others had meanwhile", "scheduler",
-        "max(self._served.get(caller, 0.0), self._floor)", "self._served.get(caller, 0.0)",
-    ),
-    Mutation(
-        "the batch class goes first", "scheduler",
-        "1 if job.service_class is ServiceClass.INTERACTIVE else 2", "2 if job.service_class is ServiceClass.INTERACTIVE else 1",
-    ),
-    Mutation(
-        "a suspect runs with strangers", "scheduler",
-        "if work is not lead and work.id not in self._suspects", "if work is not lead",
-    ),
-    Mutation("patience is ignored", "scheduler", "if now - job.last_turn >= PATIENCE_S[job.service_class]:", "if now < 0:"),
-    Mutation("the voice at hand goes first however long it has been served", "scheduler", "AFFINITY_S = 2.0", "AFFINITY_S = 2e9"),
-    Mutation("every try is the last", "scheduler", "suspicion.alone[Failure.OUT_OF_MEMORY] == last", "True"),
-    Mutation("a turn does not put a job behind the others", "scheduler", "            job.last_turn = now\n", ""),
-    Mutation(
-        "failures alone are not counted", "scheduler",
-        "suspicion.alone[failure] += alone", "suspicion.alone[failure] = alone",
-    ),
-    Mutation(
-        "what a cancelled job had on the device is tried again", "scheduler",
-        "if self._jobs[work.job].dropped or suspicion", "if suspicion",
-    ),
-    Mutation(
-        "what is tried again comes back in reverse", "scheduler",
-        "key=lambda work: work.id, reverse=True)", "key=lambda work: work.id)",
-    ),
-    Mutation(
-        "what is tried again is missing from the backlog", "scheduler",
-        "            self._backlog += work.length\n        for work in lost:", "        for work in lost:",
-    ),
-    Mutation(
-        "what a cancelled job had waiting stays in the backlog", "scheduler",
-        "self._backlog = max(0.0, self._backlog - sum(work.length for work in dropped))", "pass",
-    ),
-    Mutation("a cancelled job's work still goes to the device", "scheduler", "        job.waiting.clear()\n", ""),
-    Mutation("deadlines pass a second late", "scheduler", "if job.deadline <= now and", "if job.deadline + 1.0 <= now and"),
-    Mutation("the budget does not halve when memory ran out", "scheduler", "self._allowance.halve()", "pass"),
-    Mutation("the budget never recovers", "budget", "min(1.0, self.share + RECOVERY)", "min(1.0, self.share)"),
-    Mutation(
-        "an item that the model raised on is never told", "dispatcher",
-        '_settle(owed, errors.ItemFailed("the engine failed on this item"))', "pass",
-    ),
-    Mutation(
-        "an answer goes to the item before it", "dispatcher",
-        "pending = self._ledger.take(running.works[index])", "pending = self._ledger.take(running.works[index - 1])",
-    ),
-    Mutation(
-        "what has its answer is tried again with the rest", "dispatcher",
-        "self._scheduler.failed(running.left, failure,", "self._scheduler.failed(running.works, failure,",
-    ),
-    Mutation(
-        "the last of a batch is blamed as if it had been alone", "dispatcher",
-        "alone=len(running.works) == 1)", "alone=len(running.left) == 1)",
-    ),
-    Mutation("nothing is put into quarantine", "dispatcher", "self._quarantine.add(pending.payload, self._now())", "pass"),
-    Mutation(
-        "quarantine never ends", "quarantine",
-        "while self._until and next(iter(self._until.values())) <= now:", "while False:",
-    ),
-    Mutation(
-        "an idle worker leaves though it is busy", "dispatcher",
-        "or self._running is not None or self._is_worker_wanted()", "or self._is_worker_wanted()",
-    ),
-    Mutation(
-        "a model that hangs is never found out", "dispatcher",
-        "            return True\n        if silent_s <", "            return False\n        if silent_s <",
-    ),
-    Mutation(
-        "a ticket that is cancelled at the last moment runs", "dispatcher",
-        "pending.ticket.running() or pending.ticket.set_running_or_notify_cancel()", "True",
-    ),
-    Mutation(
-        "nobody rings when work comes", "dispatcher",
-        "        self._wake()\n        return JobHandle(job_id, tickets)", "        return JobHandle(job_id, tickets)",
-    ),
-    Mutation(
-        "the timer forgets deadlines", "dispatcher",
-        "timers = [self._scheduler.next_deadline() - now]", "timers = [NEVER]",
-    ),
-    Mutation(
-        "after a failed load nobody is ever taken again", "worker_slot",
-        "return self.state is State.BACKOFF and self.wait_s > 0", "return self.state is State.BACKOFF",
-    ),
-    Mutation(
-        "a ticket stays in the ledger when it is taken", "tickets",
-        "return self._pending.pop(work.id, None)", "return self._pending.get(work.id)",
-    ),
-]  # fmt: skip
+    Mutation("the engine is not woken when work comes", "Dispatcher.submit", drop_call("_wake")),
+    Mutation("the timer forgets deadlines", "Dispatcher.next_timer_s", constant_instead_of("next_deadline", math.inf)),
+    Mutation("after a failed load all requests are refused for ever", "WorkerSlot.backing_off", drop_operand("wait_s")),
+    Mutation("a ticket stays in the ledger when it is taken", "Ledger.take", other_attribute("pop", "get")),
+]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", default="", help="those whose names contain this")
+    parser.add_argument("--sample", type=int, metavar="N", help="N of them, chosen by --seed")
+    parser.add_argument("--seed", type=int, help="of the sample; by default the date, as in 20260131")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
 
 
 def main(options: argparse.Namespace) -> int:
     """Print what caught each mutation, and one JSON line. Returns the exit status."""
     chosen = [mutation for mutation in MUTATIONS if options.only in mutation.name]
+    if options.sample is not None:
+        seed = options.seed or int(f"{datetime.datetime.now(datetime.timezone.utc):%Y%m%d}")
+        print(f"{options.sample} of {len(chosen)} mutations, chosen by --seed {seed}")
+        chosen = sample(chosen, options.sample, seed)
     caught = caught_by(chosen, options.processes)
     for mutation in chosen:
         print(f"{mutation.name:62}{caught[mutation.name] or 'SURVIVES'}")
@@ -166,23 +131,62 @@ def main(options: argparse.Namespace) -> int:
 def caught_by(mutations: Iterable[Mutation], processes: int) -> dict[str, str | None]:
     """By name: what caught it, or None. Without a mutation nothing may be caught."""
     with tempfile.TemporaryDirectory() as folder:
-        assert simulation_catches(copy_to(Path(folder))) is None, "an invariant breaks without any mutation"
+        root = copy_to(Path(folder))
+        assert simulation_catches(root) is None, "an invariant breaks without any mutation"
+        assert unit_tests_catch(root) is None, "a unit test fails without any mutation"
     with ThreadPoolExecutor(processes) as pool:
         return dict(pool.map(lambda mutation: (mutation.name, what_catches(mutation)), mutations))
+
+
+def sample(mutations: list[Mutation], count: int, seed: int) -> list[Mutation]:
+    """`count` of them, or all if there are fewer; the same for the same seed."""
+    return random.Random(seed).sample(mutations, min(count, len(mutations)))
 
 
 def what_catches(mutation: Mutation) -> str | None:
     with tempfile.TemporaryDirectory() as folder:
         root = copy_to(Path(folder))
-        path = root / "steadyvoice" / "engine" / f"{mutation.module}.py"
-        path.write_text(mutated(mutation, path.read_text(encoding="utf-8")), encoding="utf-8")
+        path, source = mutated(mutation, root / "steadyvoice" / "engine")
+        path.write_text(source, encoding="utf-8")
         return simulation_catches(root) or unit_tests_catch(root)
 
 
-def mutated(mutation: Mutation, source: str) -> str:
-    found = source.count(mutation.old)
-    assert found == 1, f"{mutation.name!r}: its text is {found} times in {mutation.module}.py, which has changed"
-    return source.replace(mutation.old, mutation.new)
+def mutated(mutation: Mutation, package: Path) -> tuple[Path, str]:
+    """The module of `package` that the mutation changes, and its changed source.
+
+    Raises:
+        CannotApply: no module has the function, several have it, or the operator does not apply in exactly one place.
+    """
+    found = []
+    for path in sorted(package.glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if not mutation.function:
+            try:
+                apply(mutation.operator, tree)
+            except CannotApply:
+                continue
+            found.append((path, ast.unparse(tree)))
+        for name, function in functions(tree):
+            if name == mutation.function:
+                before = ast.dump(function)
+                try:
+                    apply(mutation.operator, function)
+                except CannotApply as error:
+                    raise CannotApply(f"{mutation.name!r}: in {mutation.function}, {error}") from error
+                assert ast.dump(function) != before, f"{mutation.name!r} changes nothing"
+                found.append((path, ast.unparse(tree)))
+    if len(found) != 1:
+        raise CannotApply(f"{mutation.name!r}: {len(found)} modules of {package} have {mutation.function or 'the constant'}")
+    return found[0]
+
+
+def functions(tree: ast.AST, inside: str = "") -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Functions and methods with their qualified names."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef):
+            yield inside + node.name, node
+        elif isinstance(node, ast.ClassDef):
+            yield from functions(node, f"{inside}{node.name}.")
 
 
 def copy_to(folder: Path) -> Path:
@@ -202,7 +206,8 @@ def simulation_catches(root: Path) -> str | None:
     if not status:
         return None
     lines = [line for line in output.splitlines() if line.startswith("seed ")]
-    return f"simulation: {lines[-1]}" if lines else f"simulation: {'is endless' if status == -1 else output[-300:]}"
+    assert lines or status == ENDLESS, f"the simulation does not run: {output[-2_000:]}"
+    return f"simulation: {lines[-1] if lines else 'is endless'}"
 
 
 def unit_tests_catch(root: Path) -> str | None:
@@ -210,11 +215,12 @@ def unit_tests_catch(root: Path) -> str | None:
     if not status:
         return None
     lines = [line for line in output.splitlines() if line.startswith("FAILED ")]
-    return f"unit tests: {lines[0].split(' - ')[0].removeprefix('FAILED ')}" if lines else f"unit tests: {output[-300:]}"
+    assert lines or status == ENDLESS, f"the unit tests do not run: {output[-2_000:]}"
+    return f"unit tests: {lines[0].split(' - ')[0].removeprefix('FAILED ') if lines else 'are endless'}"
 
 
 def run(root: Path, arguments: list[str]) -> tuple[int, str]:
-    """Exit status, or -1 when it does not end, and everything that it printed."""
+    """Exit status, or ENDLESS, and everything that it printed."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     try:
         done = subprocess.run(
@@ -227,5 +233,5 @@ def run(root: Path, arguments: list[str]) -> tuple[int, str]:
             timeout=LONGEST_S,
         )
     except subprocess.TimeoutExpired:
-        return -1, ""
+        return ENDLESS, ""
     return done.returncode, done.stdout
