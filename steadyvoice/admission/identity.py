@@ -44,6 +44,9 @@ class Identify:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if not any(name in FORWARDED for name, _ in scope["headers"]):
+            await self._identify(scope, receive, send)
+            return
         peer = scope["client"][0] if scope.get("client") else None
         if peer not in self._behind_proxy.trusted_hosts:
             # In place: the middleware around this one reads from the same scope which route was taken.
@@ -51,7 +54,8 @@ class Identify:
         await self._behind_proxy(scope, receive, send)  # type: ignore[arg-type]
 
     async def _identify(self, scope: Scope, receive: Receive, send: Send) -> None:
-        visitor = self._visitor(HTTPConnection(scope).cookies.get(self._cookie, ""))
+        has_cookies = any(name == b"cookie" for name, _ in scope["headers"])
+        visitor = self._visitor(HTTPConnection(scope).cookies.get(self._cookie, "")) if has_cookies else ""
         address = scope["client"][0] if scope.get("client") else "local"
         scope.setdefault("state", {})[STATE] = f"visitor:{visitor}" if visitor else address
 
@@ -60,7 +64,7 @@ class Identify:
                 MutableHeaders(scope=message).append("set-cookie", self._new_cookie(secure=scope["scheme"] == "https"))
             await send(message)
 
-        await self._app(scope, receive, send if visitor else send_with_cookie)
+        await self._app(scope, receive, send if visitor or scope["method"] != "GET" else send_with_cookie)
 
     def _visitor(self, cookie: str) -> str:
         """The number in a cookie that was signed here, or nothing."""

@@ -9,10 +9,11 @@ are looked at here and pass. Knows HTTP; knows nothing of what is asked for.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from urllib.parse import SplitResult, urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steadyvoice.api.errors import answer_of
@@ -20,6 +21,7 @@ from steadyvoice.errors import Forbidden, Misdirected, SteadyvoiceError
 
 ANY = "*"
 DEFAULT_PORTS = {"http": 80, "https": 443}
+HOSTS_KEPT = 256  # Host headers that were found good: clients send the same few
 NAME_CHARS = 80  # of a refused name that are told back
 
 # Gradio's page carries its configuration in inline scripts, sets styles on elements, and compiles the small functions that
@@ -48,24 +50,26 @@ class RefuseForeign:
         self._everywhere = _is_unspecified(host)
         self._names = {"localhost", *([] if self._everywhere else [_unbracketed(host)]), *map(_unbracketed, allowed_hosts)}
         self._origins = set(cors_origins)
+        self._host_of = lru_cache(HOSTS_KEPT)(self._check_host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             headers = Headers(scope=scope)
             try:
-                host = self._check_host(headers.get("host"), scope.get("server"))
+                host = self._host_of(headers.get("host"), (scope.get("server") or ("", None))[0])
                 self._check_origin(scope["method"], headers, host)
             except SteadyvoiceError as error:
                 await answer_of(error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _check_host(self, header: str | None, server: tuple[str, int | None] | None) -> SplitResult | None:
-        """The Host header, if it names this server. HTTP/1.0 has none, and no browser speaks that."""
+    def _check_host(self, header: str | None, server: str) -> SplitResult | None:
+        """The Host header, if it names this server, which was reached at the address `server`. HTTP/1.0 has no such header, and
+        no browser speaks that."""
         if header is None:
             return None
         host = _split("//" + header)
-        if host is None or not host.hostname or not self._is_ours(host.hostname, server[0] if server else ""):
+        if host is None or not host.hostname or not self._is_ours(host.hostname, server):
             known = ", ".join(sorted(self._names))
             raise Misdirected(
                 f"the Host header {header[:NAME_CHARS]!r} is not a name of this server; known: {known} and the loopback "
@@ -101,21 +105,22 @@ class RefuseForeign:
 
 
 class SecurityHeaders:
-    """ASGI middleware: what a browser may do with an answer."""
+    """ASGI middleware: what a browser may do with an answer. A header that a route has set itself stays."""
 
     def __init__(self, app: ASGIApp, shared: bool) -> None:
         """`shared`: pages of other origins may read answers, by CORS_ORIGINS."""
         self._app = app
-        self._headers: Mapping[str, str] = COMMON_HEADERS | ({} if shared else {"Cross-Origin-Resource-Policy": "same-origin"})
+        common = COMMON_HEADERS | ({} if shared else {"Cross-Origin-Resource-Policy": "same-origin"})
+        self._of_page = Headers(common | {"Content-Security-Policy": PAGE_POLICY}).raw
+        self._of_answer = Headers(common | {"Content-Security-Policy": ANSWER_POLICY}).raw
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                is_page = headers.get("content-type", "").startswith("text/html")
-                for name, value in self._headers.items():
-                    headers[name] = value
-                headers.setdefault("Content-Security-Policy", PAGE_POLICY if is_page else ANSWER_POLICY)
+                own = dict(message.get("headers", ()))
+                added = self._of_page if own.get(b"content-type", b"").startswith(b"text/html") else self._of_answer
+                headers = [*message.get("headers", ()), *(header for header in added if header[0] not in own)]
+                message = {**message, "headers": headers}
             await send(message)
 
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
