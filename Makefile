@@ -10,7 +10,7 @@ NODE_STAMP := tests/node_modules/installed-$(shell cat tests/package-lock.json |
 # Tests of time limits, of a browser and of whole starts have the machine to themselves; the rest runs two at a time.
 ALONE := $(addprefix tests/end_to_end/,test_pages.py test_speech_page.py test_start_app.py test_steadiness.py)
 
-.PHONY: help setup test lint types unit proofs mutants mutants-sample mangled bench-overhead bench-recognition bench-chaos bench-overload bench-trim bench-memory bench-synthesis bench-idle simulate format clean
+.PHONY: help setup screenshots test lint types unit proofs mutants mutants-sample mangled bench-overhead bench-recognition bench-chaos bench-overload bench-trim bench-memory bench-synthesis bench-idle simulate format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -79,6 +79,9 @@ bench-chaos: setup ## 2,000 requests while the engine breaks in every way and it
 
 simulate: setup ## 5 million requests with every fault on a virtual clock, 200 seeds (SEED= replays one; REQUESTS=)
 	$(BIN)/python -m tests.simulation run $(if $(SEED),--seed $(SEED)) $(if $(REQUESTS),--requests $(REQUESTS))
+
+screenshots: setup ## pictures of both pages for README.md, into docs/images; needs Chromium
+	$(BIN)/python tools/screenshots.py
 
 format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .

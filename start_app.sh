@@ -33,7 +33,7 @@ An app that crashes is started again after 1, 2, 4 ... 30 s. Ctrl-C, SIGTERM and
 finish (STEADYVOICE_DRAIN_S, 30 s) and leave no process behind.
 
   STEADYVOICE_PYTHON   the Python, 3.11 or newer, to make .venv with; else the first that is found
-  All other settings, STEADYVOICE_ASR_PORT among them, are in README.md.
+  All other settings, STEADYVOICE_ASR_PORT among them, are in docs/settings.md.
 
 Exit code: 0 the apps were asked to stop, --check found nothing, or IndexTTS2 is installed; 1 no usable Python, or
 the installation failed; 2 a problem that --check would show, an engine whose weights could not be fetched,

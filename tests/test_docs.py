@@ -1,0 +1,136 @@
+"""README.md, CHANGELOG.md and docs/: what they name exists, and they keep to their size."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from steadyvoice.settings import FOR_THE_LAUNCHER, Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+MAX_COLUMNS = 100
+MAX_README_LINES = 120
+MAX_PARAGRAPH_LINES = 5
+MAX_DECISION_LINES = 8
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def columns(line: str) -> int:
+    """Width in a terminal, where a Chinese character takes two columns."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in line)
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(text: str) -> set[str]:
+    """The fragments by which GitHub addresses the headings of a page."""
+    titles = re.findall(r"^#+ (.*)$", without_code(text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def paragraphs(text: str) -> list[list[str]]:
+    """Blocks of prose and list items, without tables, headings and code."""
+    found: list[list[str]] = [[]]
+    for line in without_code(text).splitlines():
+        if not line.strip() or line.startswith(("|", "#")):
+            found.append([])
+        elif re.match(r"\s*([-*]|\d+\.) ", line):
+            found.append([line])
+        else:
+            found[-1].append(line)
+    return [block for block in found if block]
+
+
+def test_every_setting_is_in_the_table_and_nothing_else_is() -> None:
+    settings = text_of("docs/settings.md")
+    table = settings[settings.index("| `STEADYVOICE_…`") :].split("\n\n")[0]
+    rows = [line.split("|")[1] for line in table.splitlines()[2:]]
+    named = {name for row in rows for name in re.findall(r"`([A-Z_]+)`", row)}
+
+    assert named == {name.upper() for name in Settings.model_fields} | FOR_THE_LAUNCHER
+
+
+@each_page
+def test_every_make_target_that_is_named_exists(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), re.MULTILINE))
+
+    assert set(re.findall(r"\bmake ([a-z]+(?:-[a-z]+)*)(?=[`\s]|$)", code_of(page.read_text(encoding="utf-8")))) <= targets
+
+
+def code_of(text: str) -> str:
+    """What a page shows as code, where `make` is the command and not the verb."""
+    blocks = re.findall(r"^```.*?^```$", text, re.MULTILINE | re.DOTALL)
+    spans = re.findall(r"`[^`\n]+`", without_code(text))
+    return "\n".join(blocks + spans)
+
+
+def test_the_gate_runs_the_command_that_the_readme_names() -> None:
+    assert "make test" in text_of("README.md")
+    assert "make test" in text_of(".ci/run")
+
+
+@each_page
+def test_every_linked_file_and_heading_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"^\[[^\]]+\]: (\S+)$", text, re.MULTILINE)
+
+    for link in links:
+        name, _, fragment = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not fragment or fragment in anchors(target.read_text(encoding="utf-8")), link
+
+
+@each_page
+def test_no_line_is_too_wide(page: Path) -> None:
+    wide = [line for line in page.read_text(encoding="utf-8").splitlines() if columns(line) > MAX_COLUMNS]
+
+    assert wide == []
+
+
+@each_page
+def test_no_paragraph_is_too_long(page: Path) -> None:
+    assert [block for block in paragraphs(page.read_text(encoding="utf-8")) if len(block) > MAX_PARAGRAPH_LINES] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len(text_of("README.md").splitlines()) < MAX_README_LINES
+
+
+def test_every_page_of_docs_is_linked_from_the_readme() -> None:
+    linked = set(re.findall(r"\]\((docs/[^)#]+)\)", text_of("README.md")))
+
+    assert {f"docs/{page.name}" for page in PAGES if page.parent.name == "docs"} <= linked
+
+
+def test_every_decision_is_short_dated_and_in_the_index() -> None:
+    index, *sections = re.split(r"^## (?!Index)", text_of("docs/decisions.md"), flags=re.MULTILINE)
+    entries = [entry for section in sections for entry in re.split(r"^### ", section, flags=re.MULTILINE)[1:]]
+    dated = []
+    for entry in entries:
+        title, *body = (line for line in entry.splitlines() if line)
+        date = re.match(r"\d{4}-\d{2}-\d{2}", body[0])
+        assert date, title
+        assert len(body) <= MAX_DECISION_LINES, title
+        dated.append((date.group(), title))
+
+    assert re.findall(r"^- (\S+) \[([^\]]+)\]", index, re.MULTILINE) == dated
+
+
+def test_every_result_that_the_benchmarks_name_is_there() -> None:
+    names = re.findall(r"`…(-[\w-]+)`", text_of("docs/benchmarks.md"))
+
+    assert names
+    for name in names:
+        assert (ROOT / "bench" / "results" / f"2026-11{name}.json").exists(), name
