@@ -172,17 +172,6 @@ def test_openais_package_for_javascript_gets_audio_a_stream_events_and_errors(tt
     assert seen["refused"] == {"kind": "BadRequestError", "status": 400, "code": "invalid_value", "param": "speed"}
 
 
-def test_curl_gets_a_file_that_speaks(tts: RunningApp, tmp_path: Path) -> None:
-    body = '{"text": "今天天气很好。", "emotion": "happy", "speaker_id": 3, "speed": 1.2}'  # as README has it
-    command = ["curl", "--silent", "--fail", "-X", "POST", f"{tts.url}/synthesize", "-H", "Content-Type: application/json"]
-
-    subprocess.run([*command, "-o", str(tmp_path / "speech.wav"), "-d", body], check=True, timeout=60)
-
-    samples, rate = read((tmp_path / "speech.wav").read_bytes())
-    assert 0.8 < len(samples) / rate < 5
-    assert loudness(samples) > 0.03
-
-
 def test_subtitles_tell_when_each_sentence_is_heard(tts: RunningApp) -> None:
     answer = speak(tts, text="First a sentence. Then another one, which is longer. 最后一句。")
     with tts.client as client:
