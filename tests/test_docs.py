@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -134,3 +136,67 @@ def test_every_result_that_the_benchmarks_name_is_there() -> None:
     assert names
     for name in names:
         assert (ROOT / "bench" / "results" / f"2026-11{name}.json").exists(), name
+
+
+def table(section: str) -> dict[str, list[str]]:
+    """First cell -> other cells, of the first table below a heading of docs/benchmarks.md."""
+    below = text_of("docs/benchmarks.md").split(f"\n## {section}\n")[1]
+    rows = re.findall(r"^\| (.*) \|$", below.split("\n|", 1)[1].split("\n\n")[0], re.MULTILINE)
+    return {first: cells for first, *cells in (row.split(" | ") for row in rows)}
+
+
+def results(name: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(text_of(f"bench/results/{name}.json"))["rows"]
+    return rows
+
+
+def shown(value: float, cell: str) -> bool:
+    """Whether the first number of the cell is this value, rounded as it is there."""
+    number = re.match(r"[\d,]+(?:\.(\d+))?", cell)
+    assert number, cell
+    return abs(float(number[0].replace(",", "")) - value) <= 0.51 * 10 ** -len(number[1] or "")
+
+
+ENGINES = {
+    "ours, int8": "ours-int8",
+    "ours, bf16": "ours-bf16",
+    "ours, fp32": "ours-fp32",
+    "sherpa-onnx, int8": "sherpa-int8",
+    "sherpa-onnx, fp32": "sherpa-fp32",
+    "FunASR, tuned": "funasr-best",
+    "FunASR, as its README": "funasr-default",
+}
+
+
+def test_the_recognition_table_is_the_result() -> None:
+    measured = {row["what"]: row for row in results("2026-11-22-recognition-e7fa906")}
+    columns = ("audio_s_per_s", "first_transcript_s", "peak_rss_mb", "latency_ms")
+    cells = table("Recognition")
+
+    assert {name for name in cells if name in ENGINES} == set(ENGINES)
+    for name, key in ENGINES.items():
+        for column, cell in zip(columns, cells[name], strict=True):
+            assert shown(measured[key][column], cell), (name, column)
+
+
+def test_the_memory_table_is_the_result() -> None:
+    measured = {(row["contender"], row["scenario"]): row["peak_mb"] for row in results("2026-11-21-memory") if not row["cap_mb"]}
+    cells = table("Memory")
+    for scenario in ("1 min", "3 min", "5 min", "5 x 3 min at once", "1 hour"):
+        for contender, cell in zip(("naive", "shared", "four-step", "ours"), cells[scenario], strict=True):
+            key = scenario.removesuffix(" at once").replace(" ", "")
+            assert shown(measured[contender, key], cell), (scenario, contender)
+
+
+def test_the_speech_table_is_the_result() -> None:
+    measured = {
+        (row["side"], row["callers"]): row
+        for row in results("2026-11-21-synthesis")
+        if row["engine"] == "indextts2" and "side" in row
+    }
+    for callers, cells in table("Speech").items():
+        if callers.isdecimal():
+            sides = ("one lock", "steadyvoice") * 2
+            columns = ("first_audio_mean_s",) * 2 + ("whole_mean_s",) * 2
+            for side, column, cell in zip(sides, columns, cells, strict=True):
+                assert shown(measured[side, int(callers)][column], cell), (callers, side, column)
