@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from steadyvoice.settings import FOR_THE_LAUNCHER, Settings
+from tests.test_imports import LEAVES, MAY_IMPORT
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -104,6 +105,24 @@ def test_no_line_is_too_wide(page: Path) -> None:
 @each_page
 def test_no_paragraph_is_too_long(page: Path) -> None:
     assert [block for block in paragraphs(page.read_text(encoding="utf-8")) if len(block) > MAX_PARAGRAPH_LINES] == []
+
+
+def test_every_module_that_the_architecture_names_exists() -> None:
+    named = set(re.findall(r"`([\w/]+\.py)`", text_of("docs/architecture.md")))
+    folders = ("", "steadyvoice", "steadyvoice/worker/recognizers")
+
+    assert {name for name in named if not any((ROOT / folder / name).exists() for folder in folders)} == set()
+
+
+def test_the_architecture_shows_the_allowed_imports() -> None:
+    table = text_of("docs/architecture.md").split("| package | imports beside leaves |\n|---|---|\n")[1].split("\n\n")[0]
+    shown = {}
+    for line in table.splitlines():
+        _, packages, imported, _ = line.split("|")
+        for package in re.findall(r"\w+", packages):
+            shown[package] = set(re.findall(r"\w+", imported))
+
+    assert shown == {package: allowed - LEAVES for package, allowed in MAY_IMPORT.items() if package != "leaves"}
 
 
 def test_the_readme_is_short() -> None:
