@@ -42,10 +42,10 @@ class _Refusal:
 
 def _refusal(service: Service) -> _Refusal | None:
     """Both waits end by themselves: behind a load balancer no request comes that could end them."""
-    if service.door.closing:
+    if service.admission.limit.draining:
         return _Refusal("draining", "the server is draining before it stops", DRAINING_S)
     try:
-        service.breaker.check()
+        service.admission.breaker.check()
     except EngineUnavailable as error:
         return _Refusal("engine_failing", error.message, error.retry_after_s or 0.0)
     status = service.engine.status()

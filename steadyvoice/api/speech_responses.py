@@ -121,9 +121,9 @@ class SpeechAnswers:
                     known = replace(known, speech_id=speech_id, headers={**known.headers, "X-Speech-Id": speech_id})
                     self._repeats.keep(known, claim)
                     return self._again(known)
-                with self._service.door.enter(caller):
+                with self._service.admission.admitted(request):
                     return await self._whole(request, speak, speech_id, claim)
-            hold.enter_context(self._service.door.enter(caller))
+            hold.enter_context(self._service.admission.admitted(request))
             media_type = "text/event-stream" if delivery is Delivery.EVENTS else speak.format.media_type
             out = Outgoing(speech_id, media_type, claim, self._repeats.max_bytes)
             audio = await hold.enter_async_context(aclosing(self._synthesizer.stream(speak, caller, out.report)))

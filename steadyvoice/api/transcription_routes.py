@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -29,7 +30,7 @@ from steadyvoice.api.transcription_responses import (
     events_of,
     render,
 )
-from steadyvoice.api.uploads import receive_form
+from steadyvoice.api.uploads import admitted_form
 from steadyvoice.errors import InvalidInput
 from steadyvoice.service.transcription import Event, Progress, Transcriber, finished
 
@@ -66,11 +67,10 @@ def add_transcription_routes(app: FastAPI, transcriber: Transcriber) -> None:
     )
     async def transcriptions(request: Request) -> Response:
         """Speech to text."""
-        service.door.check(caller_of(request))  # before a large upload is read for nothing
+        parse = partial(parse_form, transcriber=transcriber)
+        receiving = admitted_form(request, service, parse, max_fields=MAX_FIELDS, max_field_bytes=MAX_FIELD_BYTES)
         async with AsyncExitStack() as hold:
-            fields = await receive_form(request, service, hold, max_fields=MAX_FIELDS, max_field_bytes=MAX_FIELD_BYTES)
-            form = parse_form(fields, transcriber)
-            hold.enter_context(service.door.enter(caller_of(request)))
+            form = await hold.enter_async_context(receiving)
             events = transcriber.transcribe(form.file, form.options, caller_of(request))
             if not form.stream:
                 return render(await unless_gone(request, finished(events)), form)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from enum import Enum
 from functools import partial
 from typing import Any, Literal
@@ -11,13 +10,12 @@ from typing import Any, Literal
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 
-from steadyvoice.admission.identity import caller_of
 from steadyvoice.api.forms import checked, fields_of
 from steadyvoice.api.openapi import WITH_UPLOAD, content, errors, multipart
 from steadyvoice.api.streaming import unless_gone
-from steadyvoice.api.uploads import receive_form
+from steadyvoice.api.uploads import admitted_form
 from steadyvoice.engine_specs import EMOTIONS, OPENAI_VOICES, EngineSpec
 from steadyvoice.errors import Conflict, InvalidInput, NotFound
 from steadyvoice.media.encode import AUDIO_FORMATS
@@ -112,7 +110,7 @@ def add_voice_routes(app: FastAPI, service: Service, voices: VoiceStore | None) 
     )
     async def list_voices() -> dict[str, Any]:
         """The voices, and everything else that may be chosen."""
-        return voice_list(spec, None if voices is None else await service.on_host(voices.voices))
+        return voice_list(spec, None if voices is None else await service.threads.run(voices.voices))
 
     @app.get("/v1/audio/voices", operation_id="list_voice_names", tags=VOICES, responses=errors(400))
     async def list_names(legacy: bool = False) -> NamedVoices:
@@ -173,25 +171,26 @@ def add_voice_routes(app: FastAPI, service: Service, voices: VoiceStore | None) 
         """What the engine hears of a voice: mono WAV, trimmed."""
         if voices is None:
             raise NotFound(f"the {spec.name} voices are built in and have no recording", param="name")
-        with service.door.enter(caller_of(request)):
-            data = await service.on_host(partial(_recording, voices, name))
+        with service.admission.admitted(request):
+            data = await service.threads.run(partial(_recording, voices, name))
         return Response(data, media_type=AUDIO_FORMATS["wav"].media_type, headers={"Cache-Control": "no-cache"})
 
     async def added(request: Request, field: str, model: type[VoiceFields]) -> Voice:
         store = _changeable(voices, spec)
-        service.door.check(caller_of(request))  # before a large upload is read for nothing
-        async with AsyncExitStack() as hold:
-            form = await receive_form(request, service, hold, max_fields=MAX_FIELDS, max_field_bytes=MAX_FIELD_BYTES)
-            fields = checked(model, fields_of(form, files=(field,)))
-            file = form.get(field)
+
+        def parse(form: FormData) -> tuple[VoiceFields, UploadFile]:
+            fields, file = checked(model, fields_of(form, files=(field,))), form.get(field)
             if not isinstance(file, UploadFile):
                 raise InvalidInput(f"the form has no file in the field {field!r}", param=field)
-            hold.enter_context(service.door.enter(caller_of(request)))
-            return await unless_gone(request, service.run_sliced(store.add_steps(fields.name, file.file)))
+            return fields, file
+
+        receiving = admitted_form(request, service, parse, max_fields=MAX_FIELDS, max_field_bytes=MAX_FIELD_BYTES)
+        async with receiving as (fields, file):
+            return await unless_gone(request, service.threads.run_sliced(store.add_steps(fields.name, file.file)))
 
     async def removed(name: str) -> str:
         store = _changeable(voices, spec)
-        await service.on_host(partial(store.remove, name))
+        await service.threads.run(partial(store.remove, name))
         return name
 
 

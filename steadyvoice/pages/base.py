@@ -90,7 +90,7 @@ def blocks(title: str, files: Path) -> gr.Blocks:
 
 def mount(app: FastAPI, page: gr.Blocks, service: Service, texts: Texts) -> None:
     """Put the page at / with the queue that the card allows."""
-    capacity = service.door.capacity
+    capacity = service.admission.capacity
     # Gradio takes a size of zero for no limit.
     page.queue(max_size=max(1, capacity.queue_size), default_concurrency_limit=capacity.concurrency, api_open=False)
     page._queue = PageQueue(

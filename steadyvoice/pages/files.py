@@ -1,4 +1,4 @@
-"""Files of the pages: what a visitor has uploaded, and what a page offers for download. Knows no HTTP."""
+"""Files of the pages: what a visitor has uploaded, and what a page offers for download."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+import gradio as gr
+
 from steadyvoice.errors import InvalidInput
 from steadyvoice.pages.input_guard import is_upload
 from steadyvoice.service.private_folder import FILES_KEPT_S, PrivateFolder
 from steadyvoice.service.service import Service
+
+
+@contextmanager
+def admitted_upload(service: Service, request: gr.Request, path: str | None) -> Iterator[BinaryIO]:
+    """Hold a place while the block runs, and give the uploaded file. Raises as `Admission.admitted` and `opened_upload`."""
+    with service.admission.admitted(request), opened_upload(service.files, path) as file:
+        yield file
 
 
 @contextmanager
@@ -45,7 +54,7 @@ async def write_downloads(service: Service, contents: Mapping[str, bytes], what:
     """
     written: list[Path] = []
     try:
-        await service.on_host(lambda: written.extend(service.files.write(contents, what)))
+        await service.threads.run(lambda: written.extend(service.files.write(contents, what)))
     except BaseException:
         if written:
             service.files.discard(written[0])

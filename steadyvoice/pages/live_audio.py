@@ -40,7 +40,7 @@ class LiveAudio:
         if self._encoder is None:
             self._encoder = StreamEncoder(speech.sample_rate, MP3)
         encoder = self._encoder
-        await self._append(await self._service.on_host(lambda: encoder.feed(speech.samples)))
+        await self._append(await self._service.threads.run(lambda: encoder.feed(speech.samples)))
 
     async def finish(self) -> None:
         """No more will come; players end when they have heard everything. May be called twice."""

@@ -9,7 +9,6 @@ from typing import Any
 
 import gradio as gr
 
-from steadyvoice.admission.identity import caller_of
 from steadyvoice.api.middleware import new_request_id
 from steadyvoice.api.speech_bodies import MAX_SEED
 from steadyvoice.engine_specs import SPEECH_LANGUAGES
@@ -139,7 +138,7 @@ class SpeakPage(ui.JobPage):
 
     async def run(self, values: Values, request: gr.Request) -> AsyncIterator[Values]:
         new_request_id()
-        synthesizer, caller = self._synthesizer, caller_of(request)
+        synthesizer = self._synthesizer
         pieces: list[SpokenPiece] = []
         plan: Sequence[Piece] = ()
         speed = values[self._speed]
@@ -147,7 +146,7 @@ class SpeakPage(ui.JobPage):
         try:
             checked = await synthesizer.check(self._options(values))
             plan = checked.pieces
-            with self._service.door.enter(caller):
+            with self._service.admission.admitted(request) as caller:
                 yield {self._sentences: sentence_table(plan, pieces, speed, "running", request)}
                 async with aclosing(synthesizer.pieces(checked, caller)) as stream:
                     async for piece in stream:
@@ -248,8 +247,8 @@ def _add_endpoint(synthesizer: Synthesizer) -> None:
             emotion_text=emotion_text or None,
         )
         checked = await synthesizer.check(options)
-        with service.door.enter(caller_of(request)):
-            spoken = await synthesizer.speak(checked, caller_of(request))
+        with service.admission.admitted(request) as caller:
+            spoken = await synthesizer.speak(checked, caller)
         (file,) = await write_downloads(service, audio_file(spoken), "the audio")
         details = {
             "audio_seconds": round(spoken.report.duration_s, 3),

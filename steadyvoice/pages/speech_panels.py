@@ -11,11 +11,10 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from steadyvoice.admission.identity import caller_of
 from steadyvoice.engine_specs import EMOTIONS, EngineSpec
 from steadyvoice.errors import InvalidInput, SteadyvoiceError
 from steadyvoice.pages import base as ui
-from steadyvoice.pages.files import opened_upload
+from steadyvoice.pages.files import admitted_upload
 from steadyvoice.pages.speech_texts import EMOTION_NAMES, TEXTS
 from steadyvoice.service.service import Service
 from steadyvoice.service.speech.request import MAX_EMOTION_TEXT
@@ -141,7 +140,7 @@ class VoicePanel:
 
     async def _listed(self, chosen: str | None, other: str | None, request: gr.Request, said: str = "") -> Values:
         """Both lists as they are now; what was chosen in each stays chosen if it is there."""
-        voices = await self._service.on_host(self._store.voices)
+        voices = await self._service.threads.run(self._store.voices)
         names = [voice.name for voice in voices]
         choices = [(f"{voice.name} · {voice.seconds:.1f} s", voice.name) for voice in voices]
         changed: Values = {self._status: said}
@@ -160,8 +159,8 @@ class VoicePanel:
 
     async def _add(self, name: str | None, path: str | None, other: str | None, request: gr.Request) -> Values:
         try:
-            with self._service.door.enter(caller_of(request)), opened_upload(self._service.files, path) as file:
-                voice = await self._service.on_host(partial(self._store.add, name or "", file))
+            with admitted_upload(self._service, request, path) as file:
+                voice = await self._service.threads.run(partial(self._store.add, name or "", file))
         except SteadyvoiceError as error:
             return {self._status: ui.explain(error, request)}
         self._service.files.discard(Path(path or ""))  # the voice has its own copy, and the input is emptied
@@ -172,7 +171,7 @@ class VoicePanel:
         if not name:  # it was not confirmed
             return {self._status: ""}
         try:
-            await self._service.on_host(partial(self._store.remove, name))
+            await self._service.threads.run(partial(self._store.remove, name))
         except SteadyvoiceError as error:
             return {self._status: ui.explain(error, request)}
         return await self._listed(None, other, request, ui.say(TEXTS, request, "removed", name=html.escape(name)))

@@ -17,7 +17,7 @@ from steadyvoice.engine_specs import RECOGNITION_LANGUAGES
 from steadyvoice.errors import SteadyvoiceError, StorageFull
 from steadyvoice.media.rich_text import join_text
 from steadyvoice.pages import base as ui
-from steadyvoice.pages.files import opened_upload, write_downloads
+from steadyvoice.pages.files import admitted_upload, write_downloads
 from steadyvoice.pages.input_guard import typed
 from steadyvoice.service.transcription import (
     Event,
@@ -124,7 +124,7 @@ class TranscribePage(ui.JobPage):
         try:
             wishes = typed(TranscribeOptions, language=language, use_itn=use_itn, merge_length_s=merge_length_s)
             options = self._transcriber.check(wishes)
-            with self._service.door.enter(caller_of(request)), opened_upload(self._service.files, path) as file:
+            with admitted_upload(self._service, request, path) as file:
                 events = self._transcriber.transcribe(file, options, caller_of(request))
                 async with aclosing(events) as stream:
                     async for event in stream:
@@ -187,9 +187,8 @@ def _add_endpoint(transcriber: Transcriber) -> None:
         new_request_id()
         wishes = typed(TranscribeOptions, language=language, use_itn=use_itn, merge_length_s=merge_length_s)
         options = transcriber.check(wishes)
-        caller = caller_of(request)
-        with service.door.enter(caller), opened_upload(service.files, audio["path"] if audio else None) as file:
-            transcript = await finished(transcriber.transcribe(file, options, caller))
+        with admitted_upload(service, request, audio["path"] if audio else None) as file:
+            transcript = await finished(transcriber.transcribe(file, options, caller_of(request)))
         return transcript.text, verbose(transcript, frozenset(("segment", "word")))
 
     settings = service.settings

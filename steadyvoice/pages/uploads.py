@@ -24,7 +24,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from steadyvoice.api.streaming import server_sent
 from steadyvoice.api.uploads import expected_bytes
-from steadyvoice.errors import EngineUnavailable, InvalidInput, NotFound, TooLarge
+from steadyvoice.errors import InvalidInput, NotFound, TooLarge
 from steadyvoice.service.disk_full import storing
 from steadyvoice.service.private_folder import PrivateFolder
 from steadyvoice.service.service import Service
@@ -51,10 +51,8 @@ def add_upload_routes(app: FastAPI, service: Service) -> None:
     async def upload(request: Request, upload_id: UploadId | None = None) -> list[str]:
         """Files in the field `files`; the answer is a list of their paths, which a client then sends to an endpoint."""
         limit, declared = service.settings.max_upload_bytes, expected_bytes(request)
-        if service.door.closing:
-            raise EngineUnavailable("the server is draining before it stops", retry_after_s=10)
-        slot, room = service.upload_slots.slot(declared), service.files.room(limit if declared is None else declared)
-        with slot, room, tracker.tracked(upload_id) as progress:
+        room = service.files.room(limit if declared is None else declared)
+        with service.admission.receiving(declared), room, tracker.tracked(upload_id) as progress:
             return [str(path) for path in await _received(request, service.files, limit, progress)]
 
     @app.get(PROGRESS, include_in_schema=False)

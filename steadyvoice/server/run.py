@@ -41,6 +41,7 @@ class DrainingServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
+        self._limit = service.admission.limit
         self._table = ConnectionTable(connection_limits())
         self._stopping = asyncio.Event()
 
@@ -61,20 +62,20 @@ class DrainingServer(uvicorn.Server):
                     await self._stopping.wait()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._service.door.closing:
+        if self._limit.draining:
             self._stop(sig, frame)
             return
-        self._service.door.close()
-        log.info("draining: %d requests to finish, at most %g s", self._service.door.inside, self._service.settings.drain_s)
+        self._limit.drain()
+        log.info("draining: %d requests to finish, at most %g s", self._limit.in_flight, self._service.settings.drain_s)
         asyncio.get_running_loop().call_soon_threadsafe(lambda: asyncio.ensure_future(self._drain(sig, frame)))
 
     async def _drain(self, sig: int, frame: FrameType | None) -> None:
-        deadline = time.monotonic() + self._service.settings.drain_s
-        finished = await asyncio.to_thread(self._service.door.wait_empty, self._service.settings.drain_s)
-        if not finished:
-            log.warning("%d requests did not finish in time and get 503", self._service.door.inside)
+        drain_s = self._service.settings.drain_s
+        deadline = time.monotonic() + drain_s
+        if not await asyncio.to_thread(self._limit.wait_idle, drain_s):
+            log.warning("%d requests did not finish in time and get 503", self._limit.in_flight)
             await asyncio.to_thread(self._service.engine.close)  # resolves every ticket
-            await asyncio.to_thread(self._service.door.wait_empty, GRACE_AFTER_DRAIN_S)
+            await asyncio.to_thread(self._limit.wait_idle, GRACE_AFTER_DRAIN_S)
         while any(connection.is_sending for connection in self._table) and time.monotonic() < deadline:
             await asyncio.sleep(SENT_LOOK_S)
         self._stop(sig, frame)

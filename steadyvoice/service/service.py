@@ -1,16 +1,14 @@
-"""Everything that one app shares between its requests: engine, door, memory log, metrics. Made once by the app's `main`."""
+"""What one app shares between its requests: engine, admission, threads, memory log, metrics. Made once by the app's `main`."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
-from typing import Literal, TypeVar
+from collections.abc import Sequence
+from typing import Literal
 
+from steadyvoice.admission.admission import Admission
 from steadyvoice.admission.capacity import Capacity
-from steadyvoice.admission.circuit_breaker import Breaker
-from steadyvoice.admission.concurrency_limit import Door
-from steadyvoice.admission.upload_slots import UploadSlots
 from steadyvoice.engine.budget import Budget
 from steadyvoice.engine.dispatcher import Policy
 from steadyvoice.engine.engine_thread import Engine
@@ -19,22 +17,17 @@ from steadyvoice.engine.status import BatchReport
 from steadyvoice.engine.tickets import JobHandle, Task
 from steadyvoice.engine.worker_process import WorkerSpec
 from steadyvoice.engine_specs import EngineChoice, EngineSpec
-from steadyvoice.media.steps import Steps
 from steadyvoice.memory import MemoryLog
 from steadyvoice.metrics import Metrics
 from steadyvoice.protocol import MemoryPlan
-from steadyvoice.service.host_threads import HostThreads
 from steadyvoice.service.private_folder import PrivateFolder
-from steadyvoice.service.result_cache import PostProcessor
+from steadyvoice.service.thread_pool import ThreadPool
 from steadyvoice.settings import Settings
 
 log = logging.getLogger(__name__)
 
-RESERVE_BYTES = 512_000_000  # of the device, to stay free for others and for what nobody foresaw
+RESERVE_BYTES = 512_000_000  # of the device, left free for other processes and for unforeseen allocations
 
-MORE_UPLOADS = 2  # large uploads that may be received beside as many as may be in progress
-
-T = TypeVar("T")
 Role = Literal["asr", "tts"]
 
 
@@ -59,47 +52,33 @@ class Service:
             self._note_batch,
             policy=Policy(idle_unload_s=settings.idle_unload_s or float("inf")),
         )
-        self.breaker = Breaker()
-        self.metrics.observe_engine(self.engine.status, lambda: self.breaker.state)
-        self.door = Door(
-            capacity,
-            lambda: self.engine.status().retry_after_s,
-            self.metrics.in_progress.set,
-        )
-        self.upload_slots = UploadSlots(capacity.total + MORE_UPLOADS)
+        self.admission = Admission(capacity, lambda: self.engine.status().retry_after_s, self.metrics.in_progress.set)
+        self.metrics.observe_engine(self.engine.status, lambda: self.admission.breaker.state)
         port = settings.asr_port if role == "asr" else settings.tts_port
         self.files = PrivateFolder(f"{role}-{port}", settings.max_stored_bytes)
-        self.post = PostProcessor()
         # Decoding and segmenting are CPU-bound: as many at once as requests are worked on at once.
-        self._host = HostThreads(capacity.concurrency)
+        self.threads = ThreadPool(capacity.concurrency)
         log.info("%s: engine %s (%s)", role, choice.spec.name, choice.reason)
         if settings.preload:
             self.engine.load()
 
     def submit(self, tasks: Sequence[Task], caller: str, service_class: ServiceClass, spent_s: float = 0.0) -> JobHandle:
-        """Hand tasks to the engine, unless it keeps failing. `spent_s` of the request's time have passed already.
+        """Hand tasks to the engine, unless it keeps failing. `spent_s` seconds of the request's time have passed already.
 
         Raises:
             EngineUnavailable: by the circuit breaker, without asking the engine.
             SteadyvoiceError: as `Engine.submit`.
         """
-        admitted = self.breaker.admit()
+        breaker = self.admission.breaker
+        token = breaker.admit()
         timeout_s = self.settings.request_timeout_s - spent_s
         try:
             job = self.engine.submit(tasks, caller=caller, service_class=service_class, timeout_s=timeout_s)
         except BaseException:
-            self.breaker.gave_up(admitted)
+            breaker.abandon(token)
             raise
-        self.breaker.watch(admitted, job.tickets)
+        breaker.watch(token, job.tickets)
         return job
-
-    async def on_host(self, function: Callable[[], T]) -> T:
-        """Run a short function that blocks; see `HostThreads.run`."""
-        return await self._host.run(function)
-
-    async def run_sliced(self, steps: Steps[T]) -> T:
-        """Run long work in slices; see `HostThreads.run_sliced`."""
-        return await self._host.run_sliced(steps)
 
     def _note_batch(self, report: BatchReport) -> None:
         self.last_batch = report
@@ -112,10 +91,9 @@ class Service:
         return model.revision if model else "unloaded"
 
     def close(self) -> None:
-        self.door.close()
+        self.admission.limit.drain()
         self.engine.close()
-        self.post.close()
-        self._host.close()
+        self.threads.close()
         self.files.close()
 
 

@@ -167,7 +167,7 @@ class Transcriber:
         """
         service, began = self.service, time.monotonic()
         key_options = replace(options, service_class=ServiceClass.INTERACTIVE)
-        reading = asyncio.ensure_future(service.run_sliced(self._read_steps(file, key_options)))
+        reading = asyncio.ensure_future(service.threads.run_sliced(self._read_steps(file, key_options)))
         async with aclosing(_progress("decoding", reading)) as progress:
             async for event in progress:
                 yield event
@@ -217,7 +217,7 @@ class Transcriber:
             service.engine.cancel(job)  # does nothing to a job that is over
         yield Progress("finishing", 0, len(spans), len(spans))
         finish = partial(self._finish, tuple(segments), duration, queue_s if segments else 0.0, inference_s)
-        transcript = await asyncio.wrap_future(service.post.submit(finish))
+        transcript = await service.threads.run(finish)
         self._cache.put(key, transcript)
         service.memory.step("post-process")
         log.info(
@@ -235,7 +235,7 @@ class Transcriber:
         known = self._cache.get(key)
         if known is not None:
             return _Upload(key, known)
-        self.service.breaker.check()
+        self.service.admission.breaker.check()
         return _Upload(key, (yield from decode_steps(file, self._limits)))
 
     async def _segmented(self, samples: NDArray[np.float32], options: TranscribeOptions, began: float) -> list[Span]:
@@ -245,10 +245,10 @@ class Transcriber:
         loaded = asyncio.wrap_future(service.engine.load())
         loaded.add_done_callback(_heed)
         cuts = self._cuts(options)
-        spans = await service.run_sliced(segment_steps(samples, cuts))
+        spans = await service.threads.run_sliced(segment_steps(samples, cuts))
         await asyncio.wait({loaded}, timeout=max(0.0, began + service.settings.request_timeout_s - time.monotonic()))
         if (shorter := self._cuts(options)) != cuts:
-            spans = await service.run_sliced(segment_steps(samples, shorter))
+            spans = await service.threads.run_sliced(segment_steps(samples, shorter))
         service.memory.step("segment")
         return spans
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from steadyvoice.admission.circuit_breaker import Breaker
+from steadyvoice.admission.circuit_breaker import CircuitBreaker
 from steadyvoice.errors import DeadlineExceeded, EngineUnavailable, InvalidInput, ItemFailed, OutOfMemory, WorkerDied
 
 
-def job(breaker: Breaker, *outcomes: BaseException | str | None) -> None:
+def job(breaker: CircuitBreaker, *outcomes: BaseException | str | None) -> None:
     """One job, whose tickets end so; None is a ticket that its caller cancelled."""
     tickets: list[Future[Any]] = [Future() for _ in outcomes]
     breaker.watch(breaker.admit(), tickets)
@@ -25,8 +25,8 @@ def job(breaker: Breaker, *outcomes: BaseException | str | None) -> None:
 
 
 @pytest.mark.parametrize("failure", [WorkerDied("x"), OutOfMemory("x")])
-def test_an_engine_that_keeps_failing_is_left_alone_for_a_while(failure: Exception) -> None:
-    breaker = Breaker(threshold=3, open_s=100)
+def test_while_an_engine_keeps_failing_jobs_are_refused(failure: Exception) -> None:
+    breaker = CircuitBreaker(threshold=3, open_s=100)
     for _ in range(3):
         job(breaker, failure)
 
@@ -38,7 +38,7 @@ def test_an_engine_that_keeps_failing_is_left_alone_for_a_while(failure: Excepti
 
 
 def test_a_success_between_failures_starts_the_count_afresh() -> None:
-    breaker = Breaker(threshold=3, open_s=100)
+    breaker = CircuitBreaker(threshold=3, open_s=100)
     for _ in range(5):
         job(breaker, WorkerDied("x"))
         job(breaker, WorkerDied("x"))
@@ -48,8 +48,8 @@ def test_a_success_between_failures_starts_the_count_afresh() -> None:
     assert breaker.state == "closed"
 
 
-def test_many_failures_of_one_job_are_one() -> None:
-    breaker = Breaker(threshold=3, open_s=100)
+def test_many_failures_of_one_job_count_once() -> None:
+    breaker = CircuitBreaker(threshold=3, open_s=100)
 
     job(breaker, *[WorkerDied("x")] * 50)
 
@@ -57,16 +57,16 @@ def test_many_failures_of_one_job_are_one() -> None:
     assert breaker.state == "closed"
 
 
-def test_jobs_that_went_well_but_for_their_end_did_not_go_well() -> None:
-    breaker = Breaker(threshold=3, open_s=100)
+def test_a_job_whose_last_item_failed_counts_as_failed() -> None:
+    breaker = CircuitBreaker(threshold=3, open_s=100)
     for _ in range(3):
         job(breaker, "text", "text", WorkerDied("x"))
 
     assert breaker.state == "opened"
 
 
-def test_bad_input_late_answers_and_callers_who_leave_say_nothing() -> None:
-    breaker = Breaker(threshold=3, open_s=100)
+def test_bad_input_late_answers_and_cancelled_requests_are_not_counted() -> None:
+    breaker = CircuitBreaker(threshold=3, open_s=100)
     job(breaker, WorkerDied("x"))
     job(breaker, WorkerDied("x"))
     job(breaker, InvalidInput("x"), DeadlineExceeded("x"), EngineUnavailable("x"), ItemFailed("x"), None)
@@ -78,24 +78,21 @@ def test_bad_input_late_answers_and_callers_who_leave_say_nothing() -> None:
         breaker.admit()
 
 
-def test_after_a_while_one_is_let_through_and_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    from purgatory.domain import model
-
+def test_after_a_while_one_job_is_admitted_as_a_probe_and_decides() -> None:
     now = 1_000.0
-    monkeypatch.setattr(model.time, "time", lambda: now)
-    breaker = Breaker(threshold=1, open_s=30)
+    breaker = CircuitBreaker(threshold=1, open_s=30, clock=lambda: now)
     job(breaker, WorkerDied("x"))
     now += 31
 
-    job(breaker, WorkerDied("x"))  # let through, and fails again
+    job(breaker, WorkerDied("x"))  # the probe, which fails again
     with pytest.raises(EngineUnavailable):
         breaker.admit()
     now += 31
     probe = breaker.admit()
-    for _ in range(3):  # as long as it has no outcome, nobody else
+    for _ in range(3):  # until the probe has an outcome
         with pytest.raises(EngineUnavailable, match="is being tried"):
             breaker.admit()
-    breaker.gave_up(probe)
+    breaker.abandon(probe)
     job(breaker, "text")
 
     assert breaker.state == "closed"
@@ -103,14 +100,9 @@ def test_after_a_while_one_is_let_through_and_decides(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(("outcome", "state"), [("text", "closed"), (WorkerDied("x"), "opened")])
-def test_of_a_long_job_that_is_let_through_the_first_outcome_decides(
-    outcome: str | Exception, state: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from purgatory.domain import model
-
+def test_of_a_long_probe_the_first_outcome_decides(outcome: str | Exception, state: str) -> None:
     now = 1_000.0
-    monkeypatch.setattr(model.time, "time", lambda: now)
-    breaker = Breaker(threshold=1, open_s=30)
+    breaker = CircuitBreaker(threshold=1, open_s=30, clock=lambda: now)
     job(breaker, WorkerDied("x"))
     now += 31
     tickets: list[Future[Any]] = [Future() for _ in range(360)]
@@ -124,14 +116,9 @@ def test_of_a_long_job_that_is_let_through_the_first_outcome_decides(
     assert breaker.state == state
 
 
-def test_who_came_before_the_circuit_opened_does_not_decide_for_the_one_let_through(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from purgatory.domain import model
-
+def test_jobs_from_before_the_circuit_opened_do_not_decide_for_the_probe() -> None:
     now = 1_000.0
-    monkeypatch.setattr(model.time, "time", lambda: now)
-    breaker = Breaker(threshold=1, open_s=30)
+    breaker = CircuitBreaker(threshold=1, open_s=30, clock=lambda: now)
     before: list[Future[Any]] = [Future() for _ in range(3)]
     for ticket in before:
         breaker.watch(breaker.admit(), [ticket])
@@ -148,8 +135,8 @@ def test_who_came_before_the_circuit_opened_does_not_decide_for_the_one_let_thro
         breaker.admit()
 
 
-def test_those_who_are_refused_are_not_kept_alive() -> None:
-    breaker = Breaker(threshold=1, open_s=100)
+def test_refused_requests_are_not_kept_alive() -> None:
+    breaker = CircuitBreaker(threshold=1, open_s=100)
     job(breaker, WorkerDied("x"))
 
     class Upload:

@@ -30,7 +30,7 @@ def serving(model: str) -> Iterator[tuple[TestClient, Service]]:
 def fail(service: Service) -> None:
     """One job that ends with the worker's death."""
     ticket: Future[Any] = Future()
-    service.breaker.watch(service.breaker.admit(), [ticket])
+    service.admission.breaker.watch(service.admission.breaker.admit(), [ticket])
     ticket.set_exception(WorkerDied("x"))
 
 
@@ -43,11 +43,9 @@ def test_an_app_whose_model_is_not_loaded_yet_is_ready() -> None:
 def test_while_the_breaker_is_open_the_app_is_not_ready_and_then_it_is_so_that_a_request_can_probe(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from purgatory.domain import model
-
     now = 1_000.0
-    monkeypatch.setattr(model.time, "time", lambda: now)
     with serving("tests.service.scripted_recognizer:ScriptedRecognizer") as (client, service):
+        monkeypatch.setattr(service.admission.breaker, "_now", lambda: now)
         for _ in range(THRESHOLD):
             fail(service)
         answer = client.get("/ready")
@@ -57,10 +55,10 @@ def test_while_the_breaker_is_open_the_app_is_not_ready_and_then_it_is_so_that_a
 
         now += OPEN_S + 1
         assert client.get("/ready").status_code == client.get("/ready").status_code == 200, "asking is no probe"
-        probe = service.breaker.admit()
+        probe = service.admission.breaker.admit()
         assert client.get("/ready").json()["status"] == "engine_failing", "others are refused until it is decided"
         decided: Future[Any] = Future()
-        service.breaker.watch(probe, [decided])
+        service.admission.breaker.watch(probe, [decided])
         decided.set_result("text")
         assert client.get("/ready").status_code == 200
 
@@ -83,5 +81,5 @@ def test_an_app_that_drains_says_so_whatever_else_is_wrong() -> None:
     with serving("tests.service.scripted_recognizer:ScriptedRecognizer") as (client, service):
         for _ in range(THRESHOLD):
             fail(service)
-        service.door.close()
+        service.admission.limit.drain()
         assert client.get("/ready").json()["status"] == "draining"

@@ -308,7 +308,7 @@ def test_a_listener_who_leaves_is_counted_what_was_spoken(server: Gated) -> None
         waiting = server.gate.accept()
         waiting.recv()
     with waiting:
-        assert server.service.door.wait_empty(30)
+        assert server.service.admission.limit.wait_idle(30)
         waiting.send("go on")
     after = usage(server.client)
     assert after["requests"] - before["requests"] == 1

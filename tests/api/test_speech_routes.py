@@ -60,7 +60,7 @@ def test_a_listener_who_leaves_in_the_middle_stops_the_work(server: Gated) -> No
         waiting = server.gate.accept()
         waiting.recv()
     with waiting:
-        assert server.service.door.wait_empty(30), "the place is free although the engine is still held"
+        assert server.service.admission.limit.wait_idle(30), "the place is free although the engine is still held"
         waiting.send("go on")
     assert server.client.post("/synthesize", json={"text": "Hello."}).status_code == 200
     assert server.service.engine.status().jobs == 0
@@ -69,7 +69,7 @@ def test_a_listener_who_leaves_in_the_middle_stops_the_work(server: Gated) -> No
 def test_a_caller_who_hangs_up_before_the_answer_frees_the_place(server: Gated) -> None:
     with pytest.raises(httpx.ReadTimeout):
         server.client.post("/synthesize", json={"text": "The gate."}, timeout=httpx.Timeout(60, read=1.0))
-    assert server.service.door.wait_empty(30)
+    assert server.service.admission.limit.wait_idle(30)
     with server.gate.accept() as waiting:
         waiting.recv()
         waiting.send("go on")
@@ -83,7 +83,7 @@ def test_over_the_capacity_everybody_else_gets_429_and_the_page_is_held_to_it_to
             thread.start()
         with server.gate.accept() as first:
             first.recv()
-            while server.service.door.inside < 2:
+            while server.service.admission.limit.in_flight < 2:
                 threads[1].join(0.01)
             refused = server.client.post("/synthesize", json={"text": "Hello."})
             assert refused.status_code == 429
@@ -179,7 +179,7 @@ def test_a_stream_that_fails_in_the_middle_is_cut_and_does_not_look_whole(
     with pytest.raises(httpx.RemoteProtocolError, match="without sending complete"):
         read()
     assert heard == 44 + 3 * HALF_SECOND
-    assert server.service.door.wait_empty(30)
+    assert server.service.admission.limit.wait_idle(30)
     assert "failed in the middle and is cut: item_failed" in caplog.text
     assert "Traceback" not in caplog.text, "it is no bug of ours"
 

@@ -200,7 +200,7 @@ def test_a_recording_may_be_larger_than_a_text_and_50_mb_at_most(app: App, path:
 def test_an_upload_takes_a_place_like_any_other_work(tmp_path: Path) -> None:
     with serving(tmp_path, queue_size=0, concurrency=1) as app:
         assert add(app, "ann").status_code == 201
-        with app.service.door.enter("somebody"):
+        with app.service.admission.limit.acquire("another caller"):
             for answer in (add(app, "ben"), app.client.get("/v1/voices/ann/audio")):
                 assert answer.status_code == 429
                 assert int(answer.headers["retry-after"]) >= 1
@@ -216,7 +216,7 @@ def test_the_place_is_held_while_the_recording_is_decoded_and_the_upload_is_clos
     really_add = VoiceStore.add_steps
 
     def watched(store: VoiceStore, name: str, file: BinaryIO) -> Steps[Voice]:
-        seen.append((app.service.door.inside, file))
+        seen.append((app.service.admission.limit.in_flight, file))
         return really_add(store, name, file)
 
     monkeypatch.setattr(VoiceStore, "add_steps", watched)
@@ -224,7 +224,7 @@ def test_the_place_is_held_while_the_recording_is_decoded_and_the_upload_is_clos
     assert add(app, "ann").status_code == 409
     assert [inside for inside, _ in seen] == [1, 1]
     assert all(file.closed for _, file in seen)
-    assert app.service.door.inside == 0
+    assert app.service.admission.limit.in_flight == 0
 
 
 def test_an_example_is_heard_and_not_removed(app: App) -> None:

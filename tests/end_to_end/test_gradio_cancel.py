@@ -70,7 +70,7 @@ def test_a_job_at_work_can_be_cancelled_and_frees_its_place(server: Gated, clien
         wait_until(second, Status.PROCESSING)
         waiting.send("go on")
     assert second.result(timeout=30)[1]["audio_seconds"] == 0.5
-    assert server.service.door.wait_empty(30)
+    assert server.service.admission.limit.wait_idle(30)
 
 
 def test_a_stranger_cancels_nothing(server: Gated, client: Client) -> None:

@@ -150,7 +150,7 @@ def _speaker(speaker_id: str | int | Unnamed, spec: EngineSpec) -> str:
 async def _voice(speaker_id: str | int | Unnamed, service: Service, voices: VoiceStore, param: str) -> Voice:
     """The same for a recorded voice. `param` is what the caller gave it in."""
     try:
-        return await service.on_host(partial(voices.find, None if isinstance(speaker_id, Unnamed) else speaker_id))
+        return await service.threads.run(partial(voices.find, None if isinstance(speaker_id, Unnamed) else speaker_id))
     except InvalidInput as error:
         error.param = param
         raise

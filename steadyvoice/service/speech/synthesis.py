@@ -100,7 +100,7 @@ class Synthesizer:
         if fmt.name in INLINE_FORMATS:
             audio = encode(pcm, rate, fmt)
         else:
-            audio = await self.service.on_host(partial(encode, pcm, rate, fmt))
+            audio = await self.service.threads.run(partial(encode, pcm, rate, fmt))
         self.service.memory.step("post-process")
         return Spoken(audio, fmt, rate, report)
 
@@ -112,7 +112,7 @@ class Synthesizer:
                 if encoder is None:
                     encoder = StreamEncoder(piece.speech.sample_rate, request.format)
                 feed = partial(encoder.feed, piece.speech.samples)
-                data = feed() if request.format.name in INLINE_FORMATS else await self.service.on_host(feed)
+                data = feed() if request.format.name in INLINE_FORMATS else await self.service.threads.run(feed)
                 if data:
                     yield data
         assert encoder is not None  # a checked request has at least one piece
@@ -123,7 +123,7 @@ class Synthesizer:
         if voice is None:
             return None
         assert self.voices is not None
-        return str(await self.service.on_host(partial(borrowed.enter_context, self.voices.borrow(voice))))
+        return str(await self.service.threads.run(partial(borrowed.enter_context, self.voices.borrow(voice))))
 
     def _tasks(self, request: SpeakRequest, reference: str | None, emotion_reference: str | None) -> list[Task]:
         """What the engine is asked, piece by piece."""
@@ -160,7 +160,7 @@ class Synthesizer:
         factor = request.speed / speech.speed
         stretched = abs(factor - 1) > SPEED_TOLERANCE
         if stretched:
-            samples = await self.service.on_host(partial(stretch, speech.samples, speech.sample_rate, factor))
+            samples = await self.service.threads.run(partial(stretch, speech.samples, speech.sample_rate, factor))
             speech = replace(speech, samples=samples)
         # A pause is part of how fast somebody speaks.
         pause = round(self.service.spec.pause_s / request.speed * speech.sample_rate) if index else 0

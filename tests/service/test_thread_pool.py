@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import subprocess
+import sys
 import threading
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
+from steadyvoice.errors import Overloaded
 from steadyvoice.media.steps import Steps
-from steadyvoice.service import host_threads as module
-from steadyvoice.service.host_threads import HostThreads
+from steadyvoice.service import thread_pool as module
+from steadyvoice.service.thread_pool import ThreadPool
 
 
 @pytest.fixture(autouse=True)
@@ -18,8 +23,8 @@ def _every_step_is_a_slice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def pool(threads: int = 1) -> AsyncIterator[HostThreads]:
-    host = HostThreads(threads)
+async def pool(threads: int = 1) -> AsyncIterator[ThreadPool]:
+    host = ThreadPool(threads)
     try:
         yield host
     finally:
@@ -136,3 +141,68 @@ def test_a_pool_that_is_closed_closes_what_is_in_it() -> None:
             assert all(work.closed.is_set() for work in works)
 
     asyncio.run(story())
+
+
+def test_the_pool_is_bounded_and_names_the_limit() -> None:
+    async def story() -> None:
+        host = ThreadPool(1, max_waiting=2)
+        busy, go = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            busy.set()
+            go.wait(30)
+
+        first = asyncio.ensure_future(host.run(hold))
+        await asyncio.to_thread(busy.wait, 30)
+        waiting = [asyncio.ensure_future(host.run(lambda: "done")) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="2 tasks wait"):
+            await host.run(lambda: "too much")
+        go.set()
+        assert await asyncio.gather(first, *waiting) == [None, "done", "done"]
+        host.close()
+
+    asyncio.run(story())
+
+
+def test_a_function_whose_caller_is_cancelled_before_it_began_does_not_wait_for_a_thread() -> None:
+    async def story() -> None:
+        async with pool() as host:
+            gate, ran = threading.Event(), threading.Event()
+            held = asyncio.ensure_future(host.run(lambda: gate.wait(30)))
+            waiting = asyncio.ensure_future(host.run(ran.set))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert not held.done()
+            gate.set()
+            await held
+            assert not ran.is_set()
+
+    asyncio.run(story())
+
+
+def test_the_pool_keeps_nothing_of_what_it_finished() -> None:
+    class Result:
+        pass
+
+    async def story() -> None:
+        async with pool() as host:
+            kept = weakref.ref(await host.run(Result))
+            await host.run(lambda: None)  # the thread has released the first
+            gc.collect()
+            assert kept() is None
+
+    asyncio.run(story())
+
+
+def test_work_that_never_ends_does_not_keep_the_process_from_ending() -> None:
+    script = (
+        "import asyncio, threading\n"
+        "from steadyvoice.service.thread_pool import ThreadPool, _Task, _one_step\n"
+        "pool, begun = ThreadPool(1), threading.Event()\n"
+        "pool._queue(_Task(_one_step(lambda: (begun.set(), threading.Event().wait()))))\n"
+        "begun.wait()\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 0
