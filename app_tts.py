@@ -5,10 +5,10 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from steadyvoice.api.app import close_routes, create_app
-from steadyvoice.api.speech_routes import add_synthesis_routes
+from steadyvoice.api.speech_routes import add_speech_routes
 from steadyvoice.api.voice_routes import add_voice_routes
 from steadyvoice.pages import base
-from steadyvoice.pages.live_audio import LiveAudioShelf
+from steadyvoice.pages.live_audio import LiveAudioStore
 from steadyvoice.pages.speech_page import build_page
 from steadyvoice.pages.speech_texts import TEXTS
 from steadyvoice.pages.uploads import add_upload_routes
@@ -26,12 +26,12 @@ def build_app(settings: Settings, service: Service | None = None) -> FastAPI:
     app = create_app(service)
     voices = VoiceStore(settings.cache_hub / "voices", service.examples) if service.spec.clones else None
     synthesizer = Synthesizer(service, voices)
-    add_synthesis_routes(app, synthesizer)
+    add_speech_routes(app, synthesizer)
     add_voice_routes(app, service, voices)
     add_upload_routes(app, service)
-    shelf = LiveAudioShelf(app, service)
+    live_audio = LiveAudioStore(app, service)
     close_routes(app)
-    base.mount(app, build_page(synthesizer, shelf), service, TEXTS)
+    base.mount(app, build_page(synthesizer, live_audio), service, TEXTS)
     return app
 
 

@@ -13,7 +13,7 @@ from steadyvoice.errors import InvalidInput
 from steadyvoice.media.encode import AUDIO_FORMATS, audio_format
 from steadyvoice.media.stretch import MAX_SPEED, MIN_SPEED
 from steadyvoice.media.text import HAN, KANA, SPEAKABLE
-from steadyvoice.service.speech.request import EMOTION_PARTS, SpeakOptions, Unnamed
+from steadyvoice.service.speech.request import EMOTION_PARTS, SpeechOptions, Unnamed
 from steadyvoice.settings import Settings
 
 OPENAI_SPEEDS = (0.25, 4.0)
@@ -32,7 +32,7 @@ Seed = Annotated[int, Field(ge=0, le=MAX_SEED), BeforeValidator(_whole)]
 KOKORO_LANGUAGES = {"a": "en", "b": "en", "j": "ja", "z": "zh"}
 
 
-class Wishes(BaseModel):
+class SpeechParams(BaseModel):
     """What both routes take. An unknown field is refused: a typing error must not silently change the voice."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -53,12 +53,12 @@ class Wishes(BaseModel):
         ServiceClass.INTERACTIVE, description="`batch` lets interactive requests go first."
     )
 
-    def wishes(self) -> dict[str, Any]:
-        """As `SpeakOptions` calls them."""
-        return {name: getattr(self, name) for name in Wishes.model_fields}
+    def params(self) -> dict[str, Any]:
+        """As `SpeechOptions` calls them."""
+        return {name: getattr(self, name) for name in SpeechParams.model_fields}
 
 
-class SynthesizeBody(Wishes):
+class SynthesizeBody(SpeechParams):
     """The body of /synthesize."""
 
     text: str = Field(description="The text has at least one letter or digit.")
@@ -68,10 +68,10 @@ class SynthesizeBody(Wishes):
     format: str = Field("wav", json_schema_extra={"enum": list(AUDIO_FORMATS)})
     stream: bool | None = Field(None, description="Left out: where the audio will last over a minute.")
 
-    def options(self) -> SpeakOptions:
+    def options(self) -> SpeechOptions:
         # The default is the first voice there is, which need not be number 0: that may have been removed.
         speaker_id = self.speaker_id if "speaker_id" in self.model_fields_set else Unnamed.LOWEST_NUMBER
-        return SpeakOptions(self.text, speaker_id=speaker_id, format=self.format, **self.wishes())
+        return SpeechOptions(self.text, speaker_id=speaker_id, format=self.format, **self.params())
 
 
 class VoiceId(BaseModel):
@@ -100,7 +100,7 @@ class Normalization(BaseModel):
     replace_remaining_symbols: Yes = True
 
 
-class SpeechBody(Wishes):
+class SpeechBody(SpeechParams):
     """The body of /v1/audio/speech as OpenAI's SDK sends it, with the fields that clients of Kokoro-FastAPI add."""
 
     input: str = Field(description="The text has at least one letter or digit.")
@@ -125,13 +125,13 @@ class SpeechBody(Wishes):
     volume_multiplier: float | None = Field(None, ge=1, le=1, description="Nothing but 1.")
     normalization_options: Normalization | None = Field(None, description="Texts are normalised in one way here.")
 
-    def options(self) -> SpeakOptions:
+    def options(self) -> SpeechOptions:
         """
         Raises:
             InvalidInput: it asks for what is not done here.
         """
         voice = self.voice.id if isinstance(self.voice, VoiceId) else self.voice
-        wishes = self.wishes() | {"language": self._language()}
+        params = self.params() | {"language": self._language()}
         if self.return_download_link:
             raise InvalidInput("there are no download links: the answer is the audio", param="return_download_link")
         if self.download_format is not None:
@@ -141,7 +141,7 @@ class SpeechBody(Wishes):
                 raise InvalidInput(
                     f"normalization_options {name} is only {str(default).lower()} here", param="normalization_options"
                 )
-        return SpeakOptions(self.input, speaker_id=voice, format=self.response_format, speeds=OPENAI_SPEEDS, **wishes)
+        return SpeechOptions(self.input, speaker_id=voice, format=self.response_format, speeds=OPENAI_SPEEDS, **params)
 
     def _language(self) -> str:
         if self.lang_code is None:

@@ -19,13 +19,13 @@ from pydantic import BaseModel
 
 from steadyvoice.admission.identity import caller_of
 from steadyvoice.api.errors import error_of
-from steadyvoice.api.streaming import SpooledResponse, server_sent, unless_gone
+from steadyvoice.api.streaming import SpooledResponse, cancel_on_disconnect, server_sent
 from steadyvoice.engine.scheduler import ServiceClass
 from steadyvoice.errors import InvalidInput, SteadyvoiceError
-from steadyvoice.service.speech.idempotency import Answer, Claim, Repeats
-from steadyvoice.service.speech.request import SpeakRequest
-from steadyvoice.service.speech.result import Report
-from steadyvoice.service.speech.subtitle_store import SubtitleShelf
+from steadyvoice.service.speech.idempotency import CachedResponse, Claim, IdempotencyCache
+from steadyvoice.service.speech.request import SpeechRequest
+from steadyvoice.service.speech.result import SpeechReport
+from steadyvoice.service.speech.subtitle_store import SubtitleStore
 from steadyvoice.service.speech.synthesis import Synthesizer
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class Outgoing:
     media_type: str
     claim: Claim | None
     room: int  # bytes
-    report: Report = field(default_factory=Report)
+    report: SpeechReport = field(default_factory=SpeechReport)
     body: bytearray = field(default_factory=bytearray)
 
     def note(self, data: bytes) -> bytes:
@@ -92,16 +92,16 @@ class Outgoing:
         return data
 
 
-class SpeechAnswers:
+class SpeechResponder:
     """Answers the requests of one synthesiser."""
 
-    def __init__(self, synthesizer: Synthesizer, subtitles: SubtitleShelf) -> None:
+    def __init__(self, synthesizer: Synthesizer, subtitles: SubtitleStore) -> None:
         self._synthesizer = synthesizer
         self._service = synthesizer.service
         self._subtitles = subtitles
-        self._repeats = Repeats(int(self._service.settings.result_cache_mb * 1e6))
+        self._cache = IdempotencyCache(int(self._service.settings.result_cache_mb * 1e6))
 
-    async def answer(self, request: Request, speak: SpeakRequest, delivery: Delivery) -> Response:
+    async def answer(self, request: Request, speak: SpeechRequest, delivery: Delivery) -> Response:
         """
         Raises:
             InvalidInput: the Idempotency-Key is malformed, or was for another body.
@@ -110,25 +110,25 @@ class SpeechAnswers:
         """
         caller = caller_of(request)
         claim = await claim_of(request, caller)
-        if (known := self._repeats.find(claim)) is not None:
+        if (known := self._cache.find(claim)) is not None:
             return self._again(known)
         async with AsyncExitStack() as hold:
-            hold.enter_context(self._repeats.claimed(claim))
+            hold.enter_context(self._cache.claimed(claim))
             speech_id = hold.enter_context(self._subtitles.speaking())
             if delivery is Delivery.WHOLE:
-                if (known := self._repeats.find_content(self._content(speak))) is not None:
+                if (known := self._cache.find_content(self._content(speak))) is not None:
                     # Of the same sound, but another's: the id of an answer is told to its caller alone.
                     known = replace(known, speech_id=speech_id, headers={**known.headers, "X-Speech-Id": speech_id})
-                    self._repeats.keep(known, claim)
+                    self._cache.keep(known, claim)
                     return self._again(known)
                 with self._service.admission.admitted(request):
                     return await self._whole(request, speak, speech_id, claim)
             hold.enter_context(self._service.admission.admitted(request))
             media_type = "text/event-stream" if delivery is Delivery.EVENTS else speak.format.media_type
-            out = Outgoing(speech_id, media_type, claim, self._repeats.max_bytes)
+            out = Outgoing(speech_id, media_type, claim, self._cache.max_bytes)
             audio = await hold.enter_async_context(aclosing(self._synthesizer.stream(speak, caller, out.report)))
             # The first sentence decides between an error status and a stream.
-            first = await unless_gone(request, anext(audio))
+            first = await cancel_on_disconnect(request, anext(audio))
             send = self._events if delivery is Delivery.EVENTS else self._audio
             return SpooledResponse(
                 send(_from(first, audio), out),
@@ -144,13 +144,13 @@ class SpeechAnswers:
                 },
             )
 
-    async def _whole(self, request: Request, speak: SpeakRequest, speech_id: str, claim: Claim | None) -> Response:
-        spoken = await unless_gone(request, self._synthesizer.speak(speak, caller_of(request)))
+    async def _whole(self, request: Request, speak: SpeechRequest, speech_id: str, claim: Claim | None) -> Response:
+        spoken = await cancel_on_disconnect(request, self._synthesizer.speak(speak, caller_of(request)))
         report, media_type = spoken.report, spoken.format.media_type
-        answer = Answer(spoken.audio, media_type, self._headers(report, speech_id), speech_id, report.cues)
+        answer = CachedResponse(spoken.audio, media_type, self._headers(report, speech_id), speech_id, report.cues)
         self._subtitles.keep(speech_id, answer.cues)
         # What memory or luck has spoilt is better tried anew.
-        self._repeats.keep(answer, claim, None if report.defects or report.reduced else self._content(speak))
+        self._cache.keep(answer, claim, None if report.defects or report.reduced else self._content(speak))
         return Response(answer.body, media_type=media_type, headers=answer.headers)
 
     async def _audio(self, audio: AsyncIterator[bytes], out: Outgoing) -> AsyncIterator[bytes]:
@@ -192,23 +192,23 @@ class SpeechAnswers:
         self._subtitles.keep(out.speech_id, out.report.cues)
         if out.claim is not None and len(out.body) <= out.room:
             headers = self._headers(out.report, out.speech_id) | NO_STORE
-            self._repeats.keep(Answer(bytes(out.body), out.media_type, headers, out.speech_id, out.report.cues), out.claim)
+            self._cache.keep(CachedResponse(bytes(out.body), out.media_type, headers, out.speech_id, out.report.cues), out.claim)
 
-    def _again(self, known: Answer) -> Response:
+    def _again(self, known: CachedResponse) -> Response:
         """What is kept, with its subtitles for another while."""
         self._service.metrics.cache_hits.inc()
         self._subtitles.keep(known.speech_id, known.cues)
         headers = {**known.headers, "X-Queue-Seconds": _timing(0), "X-Inference-Seconds": _timing(0), "X-Cached": "true"}
         return Response(known.body, media_type=known.media_type, headers=headers)
 
-    def _content(self, speak: SpeakRequest) -> Hashable:
+    def _content(self, speak: SpeechRequest) -> Hashable:
         """By what a whole answer can be found again; None where the same request may sound different another time."""
         service = self._service
         if service.engine.status().model is None or (service.spec.seeded and speak.seed is None):
             return None
         return replace(speak, service_class=ServiceClass.INTERACTIVE), service.revision
 
-    def _headers(self, report: Report, speech_id: str) -> dict[str, str]:
+    def _headers(self, report: SpeechReport, speech_id: str) -> dict[str, str]:
         headers = {
             "X-Audio-Seconds": f"{report.duration_s:.3f}",
             "X-Tokens": str(report.tokens),

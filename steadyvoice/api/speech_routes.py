@@ -14,12 +14,12 @@ from steadyvoice.admission.identity import caller_of
 from steadyvoice.api.model_routes import check_model
 from steadyvoice.api.openapi import AT_WORK, WITH_BODY, content, errors, event_stream, headers, refine
 from steadyvoice.api.speech_bodies import SpeechBody, SynthesizeBody, refined, together
-from steadyvoice.api.speech_responses import AudioDelta, AudioDone, Delivery, SpeechAnswers
+from steadyvoice.api.speech_responses import AudioDelta, AudioDone, Delivery, SpeechResponder
 from steadyvoice.api.transcription_responses import StreamError
 from steadyvoice.errors import InvalidInput
 from steadyvoice.media.encode import AUDIO_FORMATS
 from steadyvoice.media.subtitles import to_srt, to_vtt
-from steadyvoice.service.speech.subtitle_store import SubtitleShelf
+from steadyvoice.service.speech.subtitle_store import SubtitleStore
 from steadyvoice.service.speech.synthesis import Synthesizer
 
 OPENAI_NAMES = {"text": "input", "speaker_id": "voice", "format": "response_format"}  # of our fields
@@ -71,9 +71,9 @@ class UsageTotals(BaseModel):
     tokens: int = Field(ge=0)
 
 
-def add_synthesis_routes(app: FastAPI, synthesizer: Synthesizer) -> None:
-    subtitles = SubtitleShelf()
-    answers = SpeechAnswers(synthesizer, subtitles)
+def add_speech_routes(app: FastAPI, synthesizer: Synthesizer) -> None:
+    subtitles = SubtitleStore()
+    answers = SpeechResponder(synthesizer, subtitles)
     spec = synthesizer.service.spec
     fields = refined(spec, synthesizer.service.settings)
     refine(app, SynthesizeBody, fields, together(spec, "text"))

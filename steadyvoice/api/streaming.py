@@ -26,10 +26,10 @@ def server_sent(body: Mapping[str, Any]) -> bytes:
     return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
 
 
-async def unless_gone(request: Request, work: Awaitable[T]) -> T:
+async def cancel_on_disconnect(request: Request, work: Awaitable[T]) -> T:
     """Await `work`, and cancel it when the caller hangs up. The request's body must have been read."""
     task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_hung_up(request.receive))
+    gone = asyncio.ensure_future(_disconnected(request.receive))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
@@ -42,7 +42,7 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
             await task
 
 
-async def _hung_up(receive: Receive) -> None:
+async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -65,7 +65,7 @@ class SpooledResponse(StreamingResponse):
         spool = Spool()
         work = asyncio.ensure_future(self._work(spool))
         sent = asyncio.ensure_future(self._send(spool, work, send))
-        gone = asyncio.ensure_future(_hung_up(receive))
+        gone = asyncio.ensure_future(_disconnected(receive))
         try:
             async with asyncio.timeout(self._timeout_s):
                 await asyncio.wait({sent, gone}, return_when=asyncio.FIRST_COMPLETED)

@@ -15,7 +15,7 @@ from steadyvoice.engine.scheduler import ServiceClass
 from steadyvoice.engine_specs import EngineSpec, model_names
 from steadyvoice.errors import InvalidInput, TooLarge
 from steadyvoice.media.segment import DEFAULT_DETECTION, SpeechDetection
-from steadyvoice.service.transcription import TranscribeOptions, Transcriber
+from steadyvoice.service.transcription import Transcriber, TranscriptionOptions
 from steadyvoice.settings import Settings
 
 MAX_FIELDS = 32
@@ -101,7 +101,7 @@ class TranscriptionForm:
     """The form, checked."""
 
     file: BinaryIO
-    options: TranscribeOptions
+    options: TranscriptionOptions
     format: ResponseFormat
     stream: bool
     granularities: frozenset[Granularity]
@@ -158,7 +158,7 @@ def parse_form(form: FormData, transcriber: Transcriber) -> TranscriptionForm:
     check_model(fields.model, spec)
     _check_together(fields, spec)
     chunking = fields.chunking_strategy
-    options = TranscribeOptions(
+    options = TranscriptionOptions(
         language=fields.language,
         use_itn=fields.use_itn,
         merge_length_s=fields.merge_length_s,

@@ -12,7 +12,7 @@ from fastapi.responses import Response
 
 from steadyvoice.admission.identity import caller_of
 from steadyvoice.api.openapi import AT_WORK, WITH_UPLOAD, errors, event_stream, headers, multipart, text
-from steadyvoice.api.streaming import SpooledResponse, unless_gone
+from steadyvoice.api.streaming import SpooledResponse, cancel_on_disconnect
 from steadyvoice.api.transcription_form import (
     MAX_FIELD_BYTES,
     MAX_FIELDS,
@@ -73,10 +73,10 @@ def add_transcription_routes(app: FastAPI, transcriber: Transcriber) -> None:
             form = await hold.enter_async_context(receiving)
             events = transcriber.transcribe(form.file, form.options, caller_of(request))
             if not form.stream:
-                return render(await unless_gone(request, finished(events)), form)
+                return render(await cancel_on_disconnect(request, finished(events)), form)
             await hold.enter_async_context(aclosing(events))
             # Decoding and admission still answer with a status; only then does the stream begin.
-            first = await unless_gone(request, _until_recognizing(events))
+            first = await cancel_on_disconnect(request, _until_recognizing(events))
             return SpooledResponse(
                 events_of(_chain(first, events), form),
                 hold.pop_all(),

@@ -14,7 +14,7 @@ from starlette.datastructures import FormData, UploadFile
 
 from steadyvoice.api.forms import checked, fields_of
 from steadyvoice.api.openapi import WITH_UPLOAD, content, errors, multipart
-from steadyvoice.api.streaming import unless_gone
+from steadyvoice.api.streaming import cancel_on_disconnect
 from steadyvoice.api.uploads import admitted_form
 from steadyvoice.engine_specs import EMOTIONS, OPENAI_VOICES, EngineSpec
 from steadyvoice.errors import Conflict, InvalidInput, NotFound
@@ -186,7 +186,7 @@ def add_voice_routes(app: FastAPI, service: Service, voices: VoiceStore | None) 
 
         receiving = admitted_form(request, service, parse, max_fields=MAX_FIELDS, max_field_bytes=MAX_FIELD_BYTES)
         async with receiving as (fields, file):
-            return await unless_gone(request, service.threads.run_sliced(store.add_steps(fields.name, file.file)))
+            return await cancel_on_disconnect(request, service.threads.run_sliced(store.add_steps(fields.name, file.file)))
 
     async def removed(name: str) -> str:
         store = _changeable(voices, spec)

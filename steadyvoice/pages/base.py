@@ -142,7 +142,7 @@ class _NothingKept(set[str]):
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
-class Turns:
+class StoppedTabs:
     """Which visitors have pressed Stop since they last pressed Start.
 
     Gradio's own cancel knows only jobs that have begun; a Stop in the moment before would be lost.
@@ -181,7 +181,7 @@ class JobPage:
     outputs: list[Any]
 
     def __init__(self) -> None:
-        self.turns = Turns()
+        self.stopped_tabs = StoppedTabs()
 
     def run(self, *values: Any) -> AsyncIterator[dict[Any, Any]]:
         """The job: takes the values of `inputs`, as one dictionary if it is a set, and the request; yields as it goes."""
@@ -199,17 +199,17 @@ class JobPage:
 
     def begin(self, request: gr.Request) -> dict[Any, Any]:
         """At once when the job is started, even where the queue is long: what was there is no longer the answer."""
-        self.turns.begin(request)
+        self.stopped_tabs.begin(request)
         return {self.status: say(self.texts, request, "working"), **self.cleared()}
 
     def stopped(self, request: gr.Request) -> dict[Any, Any]:
         """When the job has been stopped."""
-        self.turns.stop(request)
+        self.stopped_tabs.stop(request)
         return {self.status: say(self.texts, request, "stopped"), **self.silenced()}
 
     def refused(self, request: gr.Request) -> dict[Any, Any]:
         """When the job did not even begin, or ended by a bug. A cancelled run counts as a failed one."""
-        key = "stopped" if self.turns.is_stopped(request) else "refused"
+        key = "stopped" if self.stopped_tabs.is_stopped(request) else "refused"
         return {self.status: say(self.texts, request, key)}
 
 

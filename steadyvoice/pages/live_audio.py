@@ -67,7 +67,7 @@ class LiveAudio:
             self._news.notify_all()
 
 
-class LiveAudioShelf:
+class LiveAudioStore:
     """The streams of the last minutes, by token. A token is a secret: who has it may listen."""
 
     def __init__(self, app: FastAPI, service: Service) -> None:

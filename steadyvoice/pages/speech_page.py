@@ -20,28 +20,28 @@ from steadyvoice.media.text import Piece
 from steadyvoice.pages import base as ui
 from steadyvoice.pages.files import write_downloads
 from steadyvoice.pages.input_guard import typed
-from steadyvoice.pages.live_audio import LiveAudioShelf
+from steadyvoice.pages.live_audio import LiveAudioStore
 from steadyvoice.pages.speech_panels import EmotionPanel, Values, VoicePanel
 from steadyvoice.pages.speech_tables import HistoryEntry, first_words, history_list, remember, sentence_table
 from steadyvoice.pages.speech_texts import LANGUAGE_NAMES, TEXTS
 from steadyvoice.service.service import Service
-from steadyvoice.service.speech.request import SpeakOptions, SpeakRequest, Unnamed, sentences
-from steadyvoice.service.speech.result import Spoken, SpokenPiece
+from steadyvoice.service.speech.request import SpeechOptions, SpeechRequest, Unnamed, sentences
+from steadyvoice.service.speech.result import EncodedSpeech, SpokenSentence
 from steadyvoice.service.speech.synthesis import Synthesizer
 
 SUBTITLES = {"srt": to_srt, "vtt": to_vtt}
 
 
-class SpeakPage(ui.JobPage):
+class SpeechPage(ui.JobPage):
     """The page's components, and what they do. Inputs come as one dictionary: component -> value."""
 
     texts = TEXTS
 
-    def __init__(self, page: gr.Blocks, synthesizer: Synthesizer, shelf: LiveAudioShelf) -> None:
+    def __init__(self, page: gr.Blocks, synthesizer: Synthesizer, live_audio: LiveAudioStore) -> None:
         """Called inside `with page`."""
         self._synthesizer = synthesizer
         self._service = synthesizer.service
-        self._shelf = shelf
+        self._live_audio = live_audio
         super().__init__()
         self._history = gr.State([])
         self._minutes_behind = gr.Number(0, visible=False)  # UTC, of the browser's clock
@@ -124,7 +124,7 @@ class SpeakPage(ui.JobPage):
         if not (text or "").strip():
             return ""
         try:
-            pieces = sentences(typed(SpeakOptions, text=text or "", language=language), self._service)
+            pieces = sentences(typed(SpeechOptions, text=text or "", language=language), self._service)
         except SteadyvoiceError as error:
             return ui.explain(error, request)
         return sentence_table(pieces, (), speed, "planned", request)
@@ -139,10 +139,10 @@ class SpeakPage(ui.JobPage):
     async def run(self, values: Values, request: gr.Request) -> AsyncIterator[Values]:
         new_request_id()
         synthesizer = self._synthesizer
-        pieces: list[SpokenPiece] = []
+        pieces: list[SpokenSentence] = []
         plan: Sequence[Piece] = ()
         speed = values[self._speed]
-        live = self._shelf.new()
+        live = self._live_audio.new()
         try:
             checked = await synthesizer.check(self._options(values))
             plan = checked.pieces
@@ -150,7 +150,7 @@ class SpeakPage(ui.JobPage):
                 yield {self._sentences: sentence_table(plan, pieces, speed, "running", request)}
                 async with aclosing(synthesizer.pieces(checked, caller)) as stream:
                     async for piece in stream:
-                        if self.turns.is_stopped(request):
+                        if self.stopped_tabs.is_stopped(request):
                             yield self.stopped(request)
                             return
                         pieces.append(piece)
@@ -170,23 +170,23 @@ class SpeakPage(ui.JobPage):
         finally:
             await live.finish()
 
-    def _options(self, values: Values) -> SpeakOptions:
+    def _options(self, values: Values) -> SpeechOptions:
         """Raises InvalidInput."""
         voice = values[self._voice]
         if voice is None:
             raise InvalidInput("there is no voice yet; upload or record one under “Voices”", param="speaker_id")
         return typed(
-            SpeakOptions,
+            SpeechOptions,
             text=values[self._text] or "",
             language=values[self._language],
             speaker_id=voice,
             speed=values[self._speed],
             format=values[self._format],
             seed=checked_seed(values[self._seed]) if self._seed else None,
-            **self._emotion.wishes(values),
+            **self._emotion.params(values),
         )
 
-    async def _answered(self, spoken: Spoken, checked: SpeakRequest, values: Values, request: gr.Request) -> Values:
+    async def _answered(self, spoken: EncodedSpeech, checked: SpeechRequest, values: Values, request: gr.Request) -> Values:
         """What the page offers when all is spoken. Raises StorageFull."""
         file, *subtitles = await write_downloads(self._service, audio_file(spoken) | subtitle_files(spoken), "the audio")
         playable = spoken.format.name != "pcm"  # raw PCM has no header, so no browser plays it: it is for download only
@@ -202,11 +202,11 @@ class SpeakPage(ui.JobPage):
         }
 
 
-def build_page(synthesizer: Synthesizer, shelf: LiveAudioShelf) -> gr.Blocks:
+def build_page(synthesizer: Synthesizer, live_audio: LiveAudioStore) -> gr.Blocks:
     """The page and the /synthesize endpoint."""
     with ui.blocks("steadyvoice · 文字转语音 · Text to speech", synthesizer.service.files.kept) as page:
         ui.add_heading(page, synthesizer.service)
-        ui.connect(page, SpeakPage(page, synthesizer, shelf))
+        ui.connect(page, SpeechPage(page, synthesizer, live_audio))
         ui.add_memory_plot(synthesizer.service)
         _add_endpoint(synthesizer)
     return page
@@ -233,7 +233,7 @@ def _add_endpoint(synthesizer: Synthesizer) -> None:
         """The values are as the client sent them, since `preprocess` is off."""
         new_request_id()
         options = typed(
-            SpeakOptions,
+            SpeechOptions,
             text=text,
             language=language,
             emotion=emotion,
@@ -299,7 +299,7 @@ def live_player(token: str) -> str:
     return f'<audio controls autoplay src="speech/{token}"></audio>'
 
 
-def summary(spoken: Spoken, service: Service, request: gr.Request) -> str:
+def summary(spoken: EncodedSpeech, service: Service, request: gr.Request) -> str:
     report = spoken.report
     said = ui.say(
         TEXTS,
@@ -316,11 +316,11 @@ def summary(spoken: Spoken, service: Service, request: gr.Request) -> str:
     return said + (ui.say(TEXTS, request, "flawed", numbers=flawed) if flawed else "")
 
 
-def audio_file(spoken: Spoken) -> dict[str, bytes]:
+def audio_file(spoken: EncodedSpeech) -> dict[str, bytes]:
     return {f"speech{spoken.format.suffix}": spoken.audio}
 
 
-def subtitle_files(spoken: Spoken) -> dict[str, bytes]:
+def subtitle_files(spoken: EncodedSpeech) -> dict[str, bytes]:
     """By name, in the order of `SUBTITLES`."""
     return {f"speech.{name}": render(spoken.report.cues).encode() for name, render in SUBTITLES.items()}
 

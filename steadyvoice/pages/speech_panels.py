@@ -67,27 +67,27 @@ class EmotionPanel:
 
         self._way.change(show, self._way, list(groups.values()), **ui.QUIET)
 
-    def wishes(self, values: Values) -> dict[str, Any]:
-        """As `SpeakOptions` calls them.
+    def params(self, values: Values) -> dict[str, Any]:
+        """As `SpeechOptions` calls them.
 
         Raises:
             InvalidInput: what belongs to the chosen way is missing.
         """
-        wishes: dict[str, Any] = {"emotion_strength": values[self._strength]}
+        params: dict[str, Any] = {"emotion_strength": values[self._strength]}
         match values[self._way]:
             case "vector":
                 parts = [values[part] for part in self._parts]
-                return wishes | {"emotion_vector": parts if any(parts) else None}  # none: as the voice has it
+                return params | {"emotion_vector": parts if any(parts) else None}  # none: as the voice has it
             case "voice":
                 if values[self.recorded] is None:
                     raise InvalidInput("no voice is chosen for the emotion", param="emotion_voice")
-                return wishes | {"emotion_voice": values[self.recorded]}
+                return params | {"emotion_voice": values[self.recorded]}
             case "text":
                 if not values[self._text]:
                     raise InvalidInput("the emotion is to be told in words, and there are none", param="emotion_text")
-                return wishes | {"emotion_text": values[self._text]}
+                return params | {"emotion_text": values[self._text]}
             case _:
-                return wishes | {"emotion": values[self._name]}
+                return params | {"emotion": values[self._name]}
 
 
 class VoicePanel:

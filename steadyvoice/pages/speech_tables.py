@@ -17,7 +17,7 @@ from steadyvoice.media.text import Piece
 from steadyvoice.pages import base as ui
 from steadyvoice.pages.speech_texts import TEXTS
 from steadyvoice.service.private_folder import FILES_KEPT_S
-from steadyvoice.service.speech.result import SpokenPiece
+from steadyvoice.service.speech.result import SpokenSentence
 
 MAX_ROWS = 200  # sentences that are drawn; each is sent again with every change
 FOLLOWED_ROWS, SPOKEN_ROWS = 30, 2  # drawn while speaking, and of these above the one that is being spoken
@@ -40,7 +40,7 @@ class HistoryEntry:
 
 
 def sentence_table(
-    pieces: Sequence[Piece], spoken: Sequence[SpokenPiece], speed: float, stage: Stage, request: gr.Request
+    pieces: Sequence[Piece], spoken: Sequence[SpokenSentence], speed: float, stage: Stage, request: gr.Request
 ) -> str:
     """Each sentence with tokens and seconds: estimated until it is spoken, then as they are.
 
@@ -95,7 +95,7 @@ def _mark(index: int, done: int, stage: Stage) -> str:
     return f"▶{NO_BREAK}" if stage == "running" and index == done else ""
 
 
-def _remarks(piece: SpokenPiece, request: gr.Request) -> list[str]:
+def _remarks(piece: SpokenSentence, request: gr.Request) -> list[str]:
     """What a listener should know of a sentence."""
     speech, keys = piece.speech, []
     if speech.defect:

@@ -22,9 +22,9 @@ from steadyvoice.pages.input_guard import typed
 from steadyvoice.service.transcription import (
     Event,
     Progress,
-    TranscribeOptions,
     Transcriber,
     Transcript,
+    TranscriptionOptions,
     TranscriptSegment,
     finished,
 )
@@ -72,7 +72,7 @@ DOWNLOADS = ("txt", "srt", "vtt", "json")
 LANGUAGE_NAMES = {"auto": "Auto 自动", "zh": "中文", "en": "English", "yue": "粤语", "ja": "日本語", "ko": "한국어"}
 
 
-class TranscribePage(ui.JobPage):
+class TranscriptionPage(ui.JobPage):
     """The page's components, and what they do."""
 
     texts = TEXTS
@@ -122,13 +122,13 @@ class TranscribePage(ui.JobPage):
         new_request_id()
         parts: list[TranscriptSegment] = []
         try:
-            wishes = typed(TranscribeOptions, language=language, use_itn=use_itn, merge_length_s=merge_length_s)
-            options = self._transcriber.check(wishes)
+            asked = typed(TranscriptionOptions, language=language, use_itn=use_itn, merge_length_s=merge_length_s)
+            options = self._transcriber.check(asked)
             with admitted_upload(self._service, request, path) as file:
                 events = self._transcriber.transcribe(file, options, caller_of(request))
                 async with aclosing(events) as stream:
                     async for event in stream:
-                        if self.turns.is_stopped(request):
+                        if self.stopped_tabs.is_stopped(request):
                             yield self.stopped(request)
                             return
                         if isinstance(event, TranscriptSegment):
@@ -170,7 +170,7 @@ def build_page(transcriber: Transcriber) -> gr.Blocks:
     """The page and the /transcribe endpoint."""
     with ui.blocks("steadyvoice · 语音转文字 · Speech to text", transcriber.service.files.kept) as page:
         ui.add_heading(page, transcriber.service)
-        ui.connect(page, TranscribePage(transcriber))
+        ui.connect(page, TranscriptionPage(transcriber))
         ui.add_memory_plot(transcriber.service)
         _add_endpoint(transcriber)
     return page
@@ -185,8 +185,8 @@ def _add_endpoint(transcriber: Transcriber) -> None:
     ) -> tuple[str, dict[str, Any]]:
         """The values are as the client sent them, since `preprocess` is off; of `audio` it is known that it was uploaded."""
         new_request_id()
-        wishes = typed(TranscribeOptions, language=language, use_itn=use_itn, merge_length_s=merge_length_s)
-        options = transcriber.check(wishes)
+        asked = typed(TranscriptionOptions, language=language, use_itn=use_itn, merge_length_s=merge_length_s)
+        options = transcriber.check(asked)
         with admitted_upload(service, request, audio["path"] if audio else None) as file:
             transcript = await finished(transcriber.transcribe(file, options, caller_of(request)))
         return transcript.text, verbose(transcript, frozenset(("segment", "word")))

@@ -44,7 +44,7 @@ NO_LANGUAGE = frozenset({"nospeech", "auto"})
 
 
 @dataclass(frozen=True)
-class TranscribeOptions:
+class TranscriptionOptions:
     """What a caller may choose."""
 
     language: str = "auto"
@@ -117,12 +117,12 @@ Event = Progress | TranscriptSegment | Transcript
 class _Upload:
     """An upload that has been read: its key in the cache, and its samples, or the transcript that is known of it."""
 
-    key: tuple[str, TranscribeOptions]
+    key: tuple[str, TranscriptionOptions]
     content: NDArray[np.float32] | Transcript
 
 
 class Transcriber:
-    """Turns uploads into transcripts, many at a time."""
+    """StoppedTabs uploads into transcripts, many at a time."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -130,7 +130,7 @@ class Transcriber:
         self._limits = DecodeLimits(settings.max_audio_s)
         self._cache: ResultCache[Transcript] = ResultCache(int(settings.result_cache_mb * 1e6), _size_of)
 
-    def check(self, options: TranscribeOptions) -> TranscribeOptions:
+    def check(self, options: TranscriptionOptions) -> TranscriptionOptions:
         """Validate, and bring the language into its short form ("en-US" -> "en").
 
         Raises:
@@ -154,7 +154,7 @@ class Transcriber:
             )
         return replace(options, language=language, merge_length_s=merge)
 
-    async def transcribe(self, file: BinaryIO, options: TranscribeOptions, caller: str) -> AsyncGenerator[Event]:
+    async def transcribe(self, file: BinaryIO, options: TranscriptionOptions, caller: str) -> AsyncGenerator[Event]:
         """Events of one request. Closing the iterator cancels the request.
 
         Args:
@@ -203,7 +203,7 @@ class Transcriber:
         try:
             for index, span in enumerate(spans):
                 wrapped = asyncio.wrap_future(tickets.popleft())
-                wrapped.add_done_callback(_heed)
+                wrapped.add_done_callback(consume_exception)
                 while True:
                     place = service.engine.place(job)
                     yield Progress("waiting" if place else "recognizing", place, index, len(spans))
@@ -229,7 +229,7 @@ class Transcriber:
         )
         yield transcript
 
-    def _read_steps(self, file: BinaryIO, options: TranscribeOptions) -> Steps[_Upload]:
+    def _read_steps(self, file: BinaryIO, options: TranscriptionOptions) -> Steps[_Upload]:
         """Decode an upload, unless the answer to it is known. Raises as `decode_steps`, and EngineUnavailable before it."""
         key = ((yield from _hash_steps(file)), options)
         known = self._cache.get(key)
@@ -238,12 +238,12 @@ class Transcriber:
         self.service.admission.breaker.check()
         return _Upload(key, (yield from decode_steps(file, self._limits)))
 
-    async def _segmented(self, samples: NDArray[np.float32], options: TranscribeOptions, began: float) -> list[Span]:
+    async def _segmented(self, samples: NDArray[np.float32], options: TranscriptionOptions, began: float) -> list[Span]:
         """Where somebody speaks, cut as short as the device needs it: that is known once the model has loaded, which goes on
         meanwhile. A load that fails is left to `submit` to tell."""
         service = self.service
         loaded = asyncio.wrap_future(service.engine.load())
-        loaded.add_done_callback(_heed)
+        loaded.add_done_callback(consume_exception)
         cuts = self._cuts(options)
         spans = await service.threads.run_sliced(segment_steps(samples, cuts))
         await asyncio.wait({loaded}, timeout=max(0.0, began + service.settings.request_timeout_s - time.monotonic()))
@@ -252,7 +252,7 @@ class Transcriber:
         service.memory.step("segment")
         return spans
 
-    def _cuts(self, options: TranscribeOptions) -> SegmentOptions:
+    def _cuts(self, options: TranscriptionOptions) -> SegmentOptions:
         """As asked, as set, and as the device takes them."""
         assert options.merge_length_s is not None
         wanted, fits = self.service.settings.max_segment_s, self.service.engine.status().longest_s
@@ -262,7 +262,7 @@ class Transcriber:
         return SegmentOptions(min(options.merge_length_s, longest), longest, options.detection)
 
     def _submit(
-        self, samples: NDArray[np.float32], spans: Sequence[Span], options: TranscribeOptions, caller: str, began: float
+        self, samples: NDArray[np.float32], spans: Sequence[Span], options: TranscriptionOptions, caller: str, began: float
     ) -> JobHandle:
         """One task per span; the payloads are views of `samples`, copied only when they are sent."""
         tasks = [
@@ -322,10 +322,10 @@ async def _progress(stage: str, work: asyncio.Future[Any]) -> AsyncGenerator[Pro
     finally:
         if work.cancel():
             await asyncio.wait({work})
-        work.add_done_callback(_heed)
+        work.add_done_callback(consume_exception)
 
 
-def _heed(future: asyncio.Future[Any]) -> None:
+def consume_exception(future: asyncio.Future[Any]) -> None:
     """Take note of an error that nobody is there to hear any more: its caller pressed Stop."""
     if not future.cancelled():
         future.exception()

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from steadyvoice.errors import InvalidInput
 from steadyvoice.pages import base as ui
 from steadyvoice.pages.input_guard import typed
-from steadyvoice.service.speech.request import SpeakOptions
+from steadyvoice.service.speech.request import SpeechOptions
 
 META = {"meta": {"_type": "gradio.FileData"}}
 
@@ -96,7 +96,7 @@ def test_what_does_not_fit_is_told_and_a_bug_is_not_explained(page: TestClient, 
 
 
 def test_a_value_of_the_wrong_type_is_told_with_its_parameter() -> None:
-    assert typed(SpeakOptions, text="Hello.", speed="1.5", speaker_id=3, seed=None).speed == 1.5
+    assert typed(SpeechOptions, text="Hello.", speed="1.5", speaker_id=3, seed=None).speed == 1.5
     for wrong in (
         {"text": None},
         {"text": 7},
@@ -111,5 +111,5 @@ def test_a_value_of_the_wrong_type_is_told_with_its_parameter() -> None:
         {"emotion_voice": [1]},
     ):
         with pytest.raises(InvalidInput, match=f"^{next(iter(wrong))}: ") as told:
-            typed(SpeakOptions, **({"text": "Hello."} | wrong))
+            typed(SpeechOptions, **({"text": "Hello."} | wrong))
         assert told.value.param == next(iter(wrong))

@@ -6,7 +6,7 @@ import numpy as np
 from fastapi import FastAPI
 
 from steadyvoice.engine.worker_process import WorkerSpec
-from steadyvoice.pages.live_audio import LiveAudio, LiveAudioShelf
+from steadyvoice.pages.live_audio import LiveAudio, LiveAudioStore
 from steadyvoice.protocol import Speech
 from steadyvoice.provision.create_service import create_service
 from steadyvoice.settings import Settings
@@ -52,8 +52,8 @@ def test_a_player_that_waits_is_released_when_nothing_comes() -> None:
 
 def test_tokens_are_secret_and_differ() -> None:
     service = create_service(Settings(), "tts", WorkerSpec("never:Started"))
-    shelf = LiveAudioShelf(FastAPI(), service)
-    tokens = {shelf.new().token for _ in range(20)}
+    live_audio = LiveAudioStore(FastAPI(), service)
+    tokens = {live_audio.new().token for _ in range(20)}
     service.close()
     assert len(tokens) == 20
     assert min(map(len, tokens)) >= 20

@@ -25,7 +25,7 @@ def filled(panel: EmotionPanel, **given: Any) -> dict[Any, Any]:
 
 
 @pytest.mark.parametrize(
-    ("given", "wishes"),
+    ("given", "params"),
     [
         ({"way": "name", "emotion": "sad"}, {"emotion": "sad"}),
         ({"way": "vector", "happy": 0.3, "calm": 0.2}, {"emotion_vector": [0.3, 0, 0, 0, 0, 0, 0, 0.2]}),
@@ -34,19 +34,19 @@ def filled(panel: EmotionPanel, **given: Any) -> dict[Any, Any]:
         ({"way": "text", "emotion-text": "with joy"}, {"emotion_text": "with joy"}),
     ],
 )
-def test_only_the_chosen_way_is_asked_for(given: dict[str, Any], wishes: dict[str, Any]) -> None:
+def test_only_the_chosen_way_is_asked_for(given: dict[str, Any], params: dict[str, Any]) -> None:
     leftovers = {"emotion": "happy", "sad": 0.5, "emotion-voice": "Anne", "emotion-text": "angrily"}
     others = {name: value for name, value in leftovers.items() if given["way"] != "vector" or name not in EMOTIONS}
     asked = panel()
 
-    assert asked.wishes(filled(asked, **(others | given))) == {"emotion_strength": 0.6} | wishes
+    assert asked.params(filled(asked, **(others | given))) == {"emotion_strength": 0.6} | params
 
 
 @pytest.mark.parametrize("way", ["voice", "text"])
 def test_a_way_without_its_content_is_refused(way: str) -> None:
     asked = panel()
     with pytest.raises(InvalidInput):
-        asked.wishes(filled(asked, way=way))
+        asked.params(filled(asked, way=way))
 
 
 def test_an_engine_is_offered_its_own_ways_alone() -> None:

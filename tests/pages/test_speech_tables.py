@@ -24,7 +24,7 @@ from steadyvoice.pages.speech_tables import (
 )
 from steadyvoice.protocol import Speech
 from steadyvoice.service.private_folder import FILES_KEPT_S
-from steadyvoice.service.speech.result import SpokenPiece
+from steadyvoice.service.speech.result import SpokenSentence
 
 PIECES = [Piece(f"Sentence number {number}. ", "en") for number in range(1, 301)]
 
@@ -33,10 +33,10 @@ def visitor(language: str = "en") -> gr.Request:
     return SimpleNamespace(headers={"accept-language": language}, session_hash="s", client=None)  # type: ignore[return-value]
 
 
-def spoken(index: int, **flaws: Any) -> SpokenPiece:
+def spoken(index: int, **flaws: Any) -> SpokenSentence:
     """One sentence of half a second."""
     speech = Speech(np.zeros(500, np.int16), 1_000, **flaws)
-    return SpokenPiece(index, len(PIECES), PIECES[index].text, Cue(0, 0.5, ""), speech, False, 0.0, 0.1)
+    return SpokenSentence(index, len(PIECES), PIECES[index].text, Cue(0, 0.5, ""), speech, False, 0.0, 0.1)
 
 
 def rows(table: str) -> list[list[str]]:

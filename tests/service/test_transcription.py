@@ -23,7 +23,7 @@ from steadyvoice.engine.worker_process import WorkerSpec
 from steadyvoice.errors import DeadlineExceeded, InvalidInput, ItemFailed, OutOfMemory, SteadyvoiceError
 from steadyvoice.provision.create_service import create_service
 from steadyvoice.service.service import Service
-from steadyvoice.service.transcription import Progress, TranscribeOptions, Transcriber, Transcript, TranscriptSegment, finished
+from steadyvoice.service.transcription import Progress, Transcriber, Transcript, TranscriptionOptions, TranscriptSegment, finished
 from steadyvoice.settings import Settings
 from steadyvoice.testing.running_apps import CLIPS
 from tests.audio import clip, wav_bytes
@@ -44,7 +44,7 @@ def service(*lines: str, **settings: object) -> Iterator[Service]:
 
 def transcribe(running: Service, data: bytes = THREE_SEGMENTS, **options: object) -> Transcript:
     transcriber = Transcriber(running)
-    checked = transcriber.check(TranscribeOptions(**options))  # type: ignore[arg-type]
+    checked = transcriber.check(TranscriptionOptions(**options))  # type: ignore[arg-type]
     return asyncio.run(finished(transcriber.transcribe(io.BytesIO(data), checked, "test")))
 
 
@@ -73,7 +73,9 @@ def test_an_answer_is_let_go_when_it_has_been_read_and_not_with_the_last_one(mon
 
         async def held() -> list[int]:
             found = []
-            async for event in transcriber.transcribe(io.BytesIO(THREE_SEGMENTS), transcriber.check(TranscribeOptions()), "test"):
+            async for event in transcriber.transcribe(
+                io.BytesIO(THREE_SEGMENTS), transcriber.check(TranscriptionOptions()), "test"
+            ):
                 if isinstance(event, Progress) and event.stage == "recognizing" and event.done > 1:
                     await asyncio.to_thread(gc.collect)
                     found.append(sum(ticket() is not None for ticket in tickets[: event.done - 1]))
@@ -135,7 +137,7 @@ def test_what_was_spent_before_the_engine_counts_against_the_time_limit(monkeypa
 def test_events_tell_the_whole_way_and_segments_come_one_by_one() -> None:
     async def story(running: Service) -> list[object]:
         transcriber = Transcriber(running)
-        options = transcriber.check(TranscribeOptions())
+        options = transcriber.check(TranscriptionOptions())
         return [event async for event in transcriber.transcribe(io.BytesIO(THREE_SEGMENTS), options, "test")]
 
     with service("甲/", "乙/", "丙/") as running:
@@ -160,10 +162,10 @@ def test_a_language_comes_in_the_forms_in_which_clients_write_it() -> None:
     with service() as running:
         check = Transcriber(running).check
         for written in ("en", "EN", "en-US", "en_GB"):
-            assert check(TranscribeOptions(written)).language == "en"
+            assert check(TranscriptionOptions(written)).language == "en"
         for wrong, said in (("english", "unknown"), ("ja", "not available with engine pocketsphinx"), ("xx", "auto, zh")):
             with pytest.raises(InvalidInput, match=said):
-                check(TranscribeOptions(wrong))
+                check(TranscriptionOptions(wrong))
 
 
 def test_the_service_class_does_not_make_another_result() -> None:
@@ -171,7 +173,7 @@ def test_the_service_class_does_not_make_another_result() -> None:
         transcriber = Transcriber(running)
 
         def ask(service_class: ServiceClass) -> Transcript:
-            options = transcriber.check(TranscribeOptions(service_class=service_class))
+            options = transcriber.check(TranscriptionOptions(service_class=service_class))
             return asyncio.run(finished(transcriber.transcribe(io.BytesIO(THREE_SEGMENTS), options, "test")))
 
         first, second = ask(ServiceClass.INTERACTIVE), ask(ServiceClass.BATCH)
@@ -198,7 +200,7 @@ def test_no_result_is_kept_where_the_cache_has_no_room() -> None:
         transcriber = Transcriber(running)
 
         def ask() -> str:
-            options = transcriber.check(TranscribeOptions())
+            options = transcriber.check(TranscriptionOptions())
             return asyncio.run(finished(transcriber.transcribe(io.BytesIO(THREE_SEGMENTS), options, "test"))).text
 
         assert (ask(), ask()) == ("甲乙丙", "丁戊己")

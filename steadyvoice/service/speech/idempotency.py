@@ -19,7 +19,7 @@ CUE_BYTES = 300
 
 
 @dataclass(frozen=True)
-class Answer:
+class CachedResponse:
     """One finished answer."""
 
     body: bytes
@@ -38,12 +38,12 @@ class Claim:
     digest: str
 
 
-class Repeats:
+class IdempotencyCache:
     """All answers that are kept, bounded in bytes: the least recently used one goes first."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self._cache: ResultCache[tuple[str, Answer]] = ResultCache(max_bytes, _size_of)
+        self._cache: ResultCache[tuple[str, CachedResponse]] = ResultCache(max_bytes, _size_of)
         self._running: dict[tuple[str, str], str] = {}  # caller and key -> digest
 
     @contextmanager
@@ -59,7 +59,7 @@ class Repeats:
         finally:
             del self._running[claim.caller, claim.key]
 
-    def find(self, claim: Claim | None) -> Answer | None:
+    def find(self, claim: Claim | None) -> CachedResponse | None:
         """The answer that this caller has had for this key.
 
         Raises:
@@ -75,12 +75,12 @@ class Repeats:
         _check_digest(digest, claim)
         return answer
 
-    def find_content(self, content: Hashable) -> Answer | None:
+    def find_content(self, content: Hashable) -> CachedResponse | None:
         """Whatever was answered to the same request; None asks for nothing."""
         kept = self._cache.get(("content", content)) if content is not None else None
         return kept and kept[1]
 
-    def keep(self, answer: Answer, claim: Claim | None, content: Hashable = None) -> None:
+    def keep(self, answer: CachedResponse, claim: Claim | None, content: Hashable = None) -> None:
         """Under the key, the content, both or neither."""
         if claim is not None:
             self._cache.put((claim.caller, claim.key), (claim.digest, answer))
@@ -99,6 +99,6 @@ def _check_digest(digest: str, claim: Claim) -> None:
         raise KeyReused("this Idempotency-Key came with another body before", param="Idempotency-Key")
 
 
-def _size_of(kept: tuple[str, Answer]) -> int:
+def _size_of(kept: tuple[str, CachedResponse]) -> int:
     answer = kept[1]
     return ANSWER_BYTES + len(answer.body) + sum(CUE_BYTES + 4 * len(cue.text) for cue in answer.cues)

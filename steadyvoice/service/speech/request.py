@@ -26,7 +26,7 @@ class Unnamed(Enum):
 
 
 @dataclass(frozen=True)
-class SpeakOptions:
+class SpeechOptions:
     """What a caller may choose, as the caller wrote it."""
 
     text: str
@@ -46,7 +46,7 @@ class SpeakOptions:
 
 
 @dataclass(frozen=True)
-class SpeakRequest:
+class SpeechRequest:
     """Checked options: nothing in it needs to be looked at again."""
 
     pieces: tuple[Piece, ...]
@@ -73,7 +73,7 @@ class SpeakRequest:
         return sum(piece.seconds for piece in self.pieces) / self.speed
 
 
-async def check(options: SpeakOptions, service: Service, voices: VoiceStore | None) -> SpeakRequest:
+async def check(options: SpeechOptions, service: Service, voices: VoiceStore | None) -> SpeechRequest:
     """Validate everything that can be validated before any work. `voices` for an engine that imitates, and for no other.
 
     Raises:
@@ -86,7 +86,7 @@ async def check(options: SpeakOptions, service: Service, voices: VoiceStore | No
             f"language {options.language[:32]!r} is unknown; known: {', '.join(SPEECH_LANGUAGES)}", param="language"
         )
     _check_range("speed", options.speed, *options.speeds)
-    request = SpeakRequest(
+    request = SpeechRequest(
         pieces=sentences(options, service),
         emotion=options.emotion,
         emotion_strength=options.emotion_strength,
@@ -107,7 +107,7 @@ async def check(options: SpeakOptions, service: Service, voices: VoiceStore | No
     return replace(request, speaker=voice.name, voice=voice, emotion_voice=emotion_voice)
 
 
-def sentences(options: SpeakOptions, service: Service) -> tuple[Piece, ...]:
+def sentences(options: SpeechOptions, service: Service) -> tuple[Piece, ...]:
     """The text in sentences that the engine speaks, and for which there is memory. Looks at text and language only.
 
     Raises:
@@ -156,7 +156,7 @@ async def _voice(speaker_id: str | int | Unnamed, service: Service, voices: Voic
         raise
 
 
-def _check_emotion(options: SpeakOptions, spec: EngineSpec) -> None:
+def _check_emotion(options: SpeechOptions, spec: EngineSpec) -> None:
     """Raises InvalidInput for an emotion out of range, given in more ways than one, or in a way that the engine has not."""
     if options.emotion not in EMOTIONS:
         raise InvalidInput(f"emotion {options.emotion[:32]!r} is unknown; known: {', '.join(EMOTIONS)}", param="emotion")

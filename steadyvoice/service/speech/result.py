@@ -11,7 +11,7 @@ from steadyvoice.protocol import Speech
 
 
 @dataclass(frozen=True)
-class SpokenPiece:
+class SpokenSentence:
     """One sentence, spoken. Timings are this piece's own."""
 
     index: int
@@ -25,7 +25,7 @@ class SpokenPiece:
 
 
 @dataclass
-class Report:
+class SpeechReport:
     """What there is to say of an answer beside its sound. It grows with each piece."""
 
     cues: list[Cue] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Report:
     defects: list[tuple[int, str]] = field(default_factory=list)  # number of the sentence, from 1, and what is wrong
     reduced: list[int] = field(default_factory=list)  # numbers of the sentences that were made with a simpler search
 
-    def add(self, piece: SpokenPiece) -> None:
+    def add(self, piece: SpokenSentence) -> None:
         self.queue_s = self.queue_s if self.cues else piece.queue_s
         self.inference_s += piece.inference_s
         self.duration_s += piece.speech.duration_s
@@ -59,10 +59,10 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Spoken:
+class EncodedSpeech:
     """The whole answer."""
 
     audio: bytes
     format: AudioFormat
     sample_rate: int
-    report: Report
+    report: SpeechReport

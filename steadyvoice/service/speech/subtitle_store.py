@@ -16,8 +16,8 @@ KEPT_S = 600.0  # seconds
 MAX_CHARS = 5_000_000  # of all of them together
 
 
-class SubtitleShelf:
-    """`with shelf.speaking() as speech_id:` while it is spoken, `keep` when it is done."""
+class SubtitleStore:
+    """`with store.speaking() as speech_id:` while it is spoken, `keep` when it is done."""
 
     def __init__(self) -> None:
         self._speaking: set[str] = set()

@@ -19,8 +19,8 @@ from steadyvoice.media.subtitles import Cue
 from steadyvoice.media.text import without_hints
 from steadyvoice.protocol import Speech, SynthesizeItem
 from steadyvoice.service.service import Service
-from steadyvoice.service.speech.request import SpeakOptions, SpeakRequest, check
-from steadyvoice.service.speech.result import Report, Spoken, SpokenPiece
+from steadyvoice.service.speech.request import SpeechOptions, SpeechRequest, check
+from steadyvoice.service.speech.result import EncodedSpeech, SpeechReport, SpokenSentence
 from steadyvoice.service.usage import Meter, Usage
 from steadyvoice.service.voices.store import Voice, VoiceStore
 
@@ -32,7 +32,7 @@ INLINE_FORMATS = ("wav", "pcm")
 
 
 class Synthesizer:
-    """Turns text into speech, many at a time."""
+    """StoppedTabs text into speech, many at a time."""
 
     def __init__(self, service: Service, voices: VoiceStore | None = None) -> None:
         """`voices` for an engine that imitates, and for no other."""
@@ -40,11 +40,13 @@ class Synthesizer:
         self.voices = voices
         self.meter = Meter()
 
-    async def check(self, options: SpeakOptions) -> SpeakRequest:
+    async def check(self, options: SpeechOptions) -> SpeechRequest:
         """See `speech_request.check`."""
         return await check(options, self.service, self.voices)
 
-    async def pieces(self, request: SpeakRequest, caller: str, report: Report | None = None) -> AsyncGenerator[SpokenPiece]:
+    async def pieces(
+        self, request: SpeechRequest, caller: str, report: SpeechReport | None = None
+    ) -> AsyncGenerator[SpokenSentence]:
         """Sentences in order, each as soon as it is spoken. Closing the iterator cancels the rest.
 
         Args:
@@ -55,7 +57,7 @@ class Synthesizer:
         Raises:
             SteadyvoiceError: every subclass that the engine raises.
         """
-        service, report = self.service, report or Report()
+        service, report = self.service, report or SpeechReport()
         with ExitStack() as borrowed:
             tasks = self._tasks(
                 request,
@@ -86,13 +88,13 @@ class Synthesizer:
                     report.inference_s,
                 )
 
-    async def speak(self, request: SpeakRequest, caller: str) -> Spoken:
+    async def speak(self, request: SpeechRequest, caller: str) -> EncodedSpeech:
         """The whole text, joined and encoded."""
         return await self.join([piece async for piece in self.pieces(request, caller)], request.format)
 
-    async def join(self, pieces: list[SpokenPiece], fmt: AudioFormat) -> Spoken:
+    async def join(self, pieces: list[SpokenSentence], fmt: AudioFormat) -> EncodedSpeech:
         """All pieces of one text -> one file."""
-        report = Report()
+        report = SpeechReport()
         for piece in pieces:
             report.add(piece)
         rate = pieces[0].speech.sample_rate
@@ -102,9 +104,9 @@ class Synthesizer:
         else:
             audio = await self.service.threads.run(partial(encode, pcm, rate, fmt))
         self.service.memory.step("post-process")
-        return Spoken(audio, fmt, rate, report)
+        return EncodedSpeech(audio, fmt, rate, report)
 
-    async def stream(self, request: SpeakRequest, caller: str, report: Report | None = None) -> AsyncGenerator[bytes]:
+    async def stream(self, request: SpeechRequest, caller: str, report: SpeechReport | None = None) -> AsyncGenerator[bytes]:
         """Encoded bytes, the first as soon as the first sentence is spoken. `report` as for `pieces`."""
         encoder: StreamEncoder | None = None
         async with aclosing(self.pieces(request, caller, report)) as pieces:
@@ -125,7 +127,7 @@ class Synthesizer:
         assert self.voices is not None
         return str(await self.service.threads.run(partial(borrowed.enter_context, self.voices.borrow(voice))))
 
-    def _tasks(self, request: SpeakRequest, reference: str | None, emotion_reference: str | None) -> list[Task]:
+    def _tasks(self, request: SpeechRequest, reference: str | None, emotion_reference: str | None) -> list[Task]:
         """What the engine is asked, piece by piece."""
         common = SynthesizeItem(
             "",
@@ -154,7 +156,7 @@ class Synthesizer:
             for piece in request.pieces
         ]
 
-    async def _piece(self, request: SpeakRequest, index: int, answer: Answer, begin_s: float) -> SpokenPiece:
+    async def _piece(self, request: SpeechRequest, index: int, answer: Answer, begin_s: float) -> SpokenSentence:
         """An answer of the engine -> a piece that begins, with its pause, at `begin_s` of the whole."""
         speech = Speech.from_payload(answer.payload)
         factor = request.speed / speech.speed
@@ -168,9 +170,9 @@ class Synthesizer:
             speech = replace(speech, samples=np.concatenate([np.zeros(pause, np.int16), speech.samples]))
         text = request.pieces[index].text
         cue = Cue(begin_s + pause / speech.sample_rate, begin_s + speech.duration_s, without_hints(text).strip())
-        return SpokenPiece(index, len(request.pieces), text, cue, speech, stretched, answer.queue_s, answer.inference_s)
+        return SpokenSentence(index, len(request.pieces), text, cue, speech, stretched, answer.queue_s, answer.inference_s)
 
-    def _look_at(self, piece: SpokenPiece) -> None:
+    def _look_at(self, piece: SpokenSentence) -> None:
         """Count what is not as it should be, and say so in the log."""
         metrics, speech = self.service.metrics, piece.speech
         metrics.retries.inc(speech.retried)
@@ -179,7 +181,7 @@ class Synthesizer:
             metrics.defects.labels(speech.defect).inc()
             log.warning("sentence %d of %d has a defect, also at a second try: %s", piece.index + 1, piece.total, speech.defect)
 
-    def _count(self, report: Report, caller: str) -> None:
+    def _count(self, report: SpeechReport, caller: str) -> None:
         """What was spoken counts, also where the caller did not stay to hear it."""
         metrics = self.service.metrics
         metrics.audio_seconds.inc(report.duration_s)

@@ -4,17 +4,17 @@ import pytest
 
 from steadyvoice.errors import InProgress, KeyReused
 from steadyvoice.media.subtitles import Cue
-from steadyvoice.service.speech.idempotency import ANSWER_BYTES, Answer, Claim, Repeats
+from steadyvoice.service.speech.idempotency import ANSWER_BYTES, CachedResponse, Claim, IdempotencyCache
 
 CLAIM = Claim("caller", "key", "digest")
 
 
-def answer(size: int) -> Answer:
-    return Answer(bytes(size), "audio/wav", {}, "id", [Cue(0.0, 1.0, "Hello.")])
+def answer(size: int) -> CachedResponse:
+    return CachedResponse(bytes(size), "audio/wav", {}, "id", [Cue(0.0, 1.0, "Hello.")])
 
 
 def test_an_answer_is_found_by_its_key_and_by_its_content() -> None:
-    repeats, kept = Repeats(100_000), answer(10)
+    repeats, kept = IdempotencyCache(100_000), answer(10)
     repeats.keep(kept, CLAIM, content=("text", 1))
 
     assert repeats.find(CLAIM) is kept
@@ -26,7 +26,7 @@ def test_an_answer_is_found_by_its_key_and_by_its_content() -> None:
 
 
 def test_a_key_is_refused_with_another_body_before_during_and_after() -> None:
-    repeats, reused = Repeats(100_000), Claim("caller", "key", "another digest")
+    repeats, reused = IdempotencyCache(100_000), Claim("caller", "key", "another digest")
     with repeats.claimed(CLAIM):
         for enter in (repeats.claimed(reused).__enter__, lambda: repeats.find(reused)):
             with pytest.raises(KeyReused):
@@ -42,7 +42,7 @@ def test_a_key_is_refused_with_another_body_before_during_and_after() -> None:
 
 
 def test_a_block_that_fails_frees_the_key() -> None:
-    repeats = Repeats(100_000)
+    repeats = IdempotencyCache(100_000)
     with pytest.raises(ZeroDivisionError), repeats.claimed(CLAIM):
         raise ZeroDivisionError
     assert repeats.find(CLAIM) is None
@@ -51,7 +51,7 @@ def test_a_block_that_fails_frees_the_key() -> None:
 
 
 def test_answers_are_bounded_in_bytes_and_the_least_used_goes_first() -> None:
-    repeats = Repeats(3 * (ANSWER_BYTES + 1_000))
+    repeats = IdempotencyCache(3 * (ANSWER_BYTES + 1_000))
     for content in ("one", "two", "one", "three"):
         if repeats.find_content(content) is None:
             repeats.keep(answer(1_000), None, content)
@@ -63,7 +63,7 @@ def test_answers_are_bounded_in_bytes_and_the_least_used_goes_first() -> None:
 
 
 def test_without_room_nothing_is_kept() -> None:
-    repeats = Repeats(0)
+    repeats = IdempotencyCache(0)
     repeats.keep(answer(0), CLAIM, "content")
     assert repeats.find(CLAIM) is None
     assert repeats.find_content("content") is None

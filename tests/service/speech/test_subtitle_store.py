@@ -4,13 +4,13 @@ import pytest
 
 from steadyvoice.errors import InProgress, NotFound
 from steadyvoice.media.subtitles import Cue
-from steadyvoice.service.speech.subtitle_store import KEPT, MAX_CHARS, SubtitleShelf
+from steadyvoice.service.speech.subtitle_store import KEPT, MAX_CHARS, SubtitleStore
 
 CUES = [Cue(0.0, 1.0, "Hello.")]
 
 
 def test_an_id_is_known_while_it_is_spoken_and_its_cues_when_it_is_done() -> None:
-    shelf = SubtitleShelf()
+    shelf = SubtitleStore()
     with shelf.speaking() as speech_id:
         with pytest.raises(InProgress) as early:
             shelf.cues(speech_id)
@@ -21,7 +21,7 @@ def test_an_id_is_known_while_it_is_spoken_and_its_cues_when_it_is_done() -> Non
 
 
 def test_what_ended_without_cues_is_not_found() -> None:
-    shelf = SubtitleShelf()
+    shelf = SubtitleStore()
     with shelf.speaking() as speech_id:
         pass
     with pytest.raises(NotFound, match="10 minutes"):
@@ -29,7 +29,7 @@ def test_what_ended_without_cues_is_not_found() -> None:
 
 
 def test_ids_are_secret_and_differ() -> None:
-    shelf = SubtitleShelf()
+    shelf = SubtitleStore()
     ids = set()
     for _ in range(20):
         with shelf.speaking() as speech_id:
@@ -38,7 +38,7 @@ def test_ids_are_secret_and_differ() -> None:
     assert min(map(len, ids)) >= 20
 
 
-def kept(shelf: SubtitleShelf, number: int) -> list[int]:
+def kept(shelf: SubtitleStore, number: int) -> list[int]:
     found = []
     for i in range(number):
         try:
@@ -50,14 +50,14 @@ def kept(shelf: SubtitleShelf, number: int) -> list[int]:
 
 
 def test_no_more_are_kept_than_may_be() -> None:
-    shelf = SubtitleShelf()
+    shelf = SubtitleStore()
     for number in range(KEPT + 3):
         shelf.keep(str(number), CUES)
     assert kept(shelf, KEPT + 3) == list(range(3, KEPT + 3))
 
 
 def test_long_texts_leave_room_for_fewer_and_one_that_is_too_long_for_none() -> None:
-    shelf = SubtitleShelf()
+    shelf = SubtitleStore()
     half = [Cue(0.0, 1.0, "x" * (MAX_CHARS // 2))]
     for number in range(3):
         shelf.keep(str(number), half)
