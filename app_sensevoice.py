@@ -6,13 +6,13 @@ from fastapi import FastAPI
 
 from steadyvoice.api.app import close_routes, create_app
 from steadyvoice.api.transcription_routes import add_transcription_routes
-from steadyvoice.pages import base
+from steadyvoice.pages.mount import mount
 from steadyvoice.pages.transcription_page import TEXTS, build_page
 from steadyvoice.pages.uploads import add_upload_routes
 from steadyvoice.provision.create_service import create_service
 from steadyvoice.server.run import run_app
 from steadyvoice.service.service import Service
-from steadyvoice.service.transcription import Transcriber
+from steadyvoice.service.transcription.transcriber import Transcriber
 from steadyvoice.settings import Settings
 
 
@@ -24,7 +24,7 @@ def build_app(settings: Settings, service: Service | None = None) -> FastAPI:
     add_transcription_routes(app, transcriber)
     add_upload_routes(app, service)
     close_routes(app)
-    base.mount(app, build_page(transcriber), service, TEXTS)
+    mount(app, build_page(transcriber), service, TEXTS)
     return app
 
 

@@ -7,8 +7,8 @@ from fastapi import FastAPI
 from steadyvoice.api.app import close_routes, create_app
 from steadyvoice.api.speech_routes import add_speech_routes
 from steadyvoice.api.voice_routes import add_voice_routes
-from steadyvoice.pages import base
 from steadyvoice.pages.live_audio import LiveAudioStore
+from steadyvoice.pages.mount import mount
 from steadyvoice.pages.speech_page import build_page
 from steadyvoice.pages.speech_texts import TEXTS
 from steadyvoice.pages.uploads import add_upload_routes
@@ -31,7 +31,7 @@ def build_app(settings: Settings, service: Service | None = None) -> FastAPI:
     add_upload_routes(app, service)
     live_audio = LiveAudioStore(app, service)
     close_routes(app)
-    base.mount(app, build_page(synthesizer, live_audio), service, TEXTS)
+    mount(app, build_page(synthesizer, live_audio), service, TEXTS)
     return app
 
 

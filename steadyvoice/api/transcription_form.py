@@ -15,7 +15,8 @@ from steadyvoice.engine.scheduler import ServiceClass
 from steadyvoice.engine_specs import EngineSpec, model_names
 from steadyvoice.errors import InvalidInput, TooLarge
 from steadyvoice.media.segment import DEFAULT_DETECTION, SpeechDetection
-from steadyvoice.service.transcription import Transcriber, TranscriptionOptions
+from steadyvoice.service.transcription.result import TranscriptionOptions
+from steadyvoice.service.transcription.transcriber import Transcriber
 from steadyvoice.settings import Settings
 
 MAX_FIELDS = 32

@@ -18,7 +18,7 @@ from steadyvoice.errors import SteadyvoiceError
 from steadyvoice.media.rich_text import separator
 from steadyvoice.media.subtitles import Cue, to_srt, to_vtt, word_cues
 from steadyvoice.protocol import TokenScore
-from steadyvoice.service.transcription import Event, Transcript, TranscriptSegment
+from steadyvoice.service.transcription.result import Event, Transcript, TranscriptSegment
 
 NEUTRAL = "the neutral value where the engine cannot tell, see `scores` in `GET /v1/models`"
 

@@ -32,7 +32,8 @@ from steadyvoice.api.transcription_responses import (
 )
 from steadyvoice.api.uploads import admitted_form
 from steadyvoice.errors import InvalidInput
-from steadyvoice.service.transcription import Event, Progress, Transcriber, finished
+from steadyvoice.service.transcription.result import Event, Progress
+from steadyvoice.service.transcription.transcriber import Transcriber, finished
 
 TRANSCRIBED: dict[int | str, dict[str, Any]] = {
     **errors(*WITH_UPLOAD, *AT_WORK, 400, 404, 422),

@@ -20,7 +20,9 @@ from steadyvoice.media.text import Piece
 from steadyvoice.pages import base as ui
 from steadyvoice.pages.files import write_downloads
 from steadyvoice.pages.input_guard import typed
+from steadyvoice.pages.job_page import JobPage, connect
 from steadyvoice.pages.live_audio import LiveAudioStore
+from steadyvoice.pages.memory_plot import add_memory_plot
 from steadyvoice.pages.speech_panels import EmotionPanel, Values, VoicePanel
 from steadyvoice.pages.speech_tables import HistoryEntry, first_words, history_list, remember, sentence_table
 from steadyvoice.pages.speech_texts import LANGUAGE_NAMES, TEXTS
@@ -32,7 +34,7 @@ from steadyvoice.service.speech.synthesis import Synthesizer
 SUBTITLES = {"srt": to_srt, "vtt": to_vtt}
 
 
-class SpeechPage(ui.JobPage):
+class SpeechPage(JobPage):
     """The page's components, and what they do. Inputs come as one dictionary: component -> value."""
 
     texts = TEXTS
@@ -206,8 +208,8 @@ def build_page(synthesizer: Synthesizer, live_audio: LiveAudioStore) -> gr.Block
     """The page and the /synthesize endpoint."""
     with ui.blocks("steadyvoice · 文字转语音 · Text to speech", synthesizer.service.files.kept) as page:
         ui.add_heading(page, synthesizer.service)
-        ui.connect(page, SpeechPage(page, synthesizer, live_audio))
-        ui.add_memory_plot(synthesizer.service)
+        connect(page, SpeechPage(page, synthesizer, live_audio))
+        add_memory_plot(synthesizer.service)
         _add_endpoint(synthesizer)
     return page
 

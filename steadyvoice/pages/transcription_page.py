@@ -19,15 +19,10 @@ from steadyvoice.media.rich_text import join_text
 from steadyvoice.pages import base as ui
 from steadyvoice.pages.files import admitted_upload, write_downloads
 from steadyvoice.pages.input_guard import typed
-from steadyvoice.service.transcription import (
-    Event,
-    Progress,
-    Transcriber,
-    Transcript,
-    TranscriptionOptions,
-    TranscriptSegment,
-    finished,
-)
+from steadyvoice.pages.job_page import JobPage, connect
+from steadyvoice.pages.memory_plot import add_memory_plot
+from steadyvoice.service.transcription.result import Event, Progress, Transcript, TranscriptionOptions, TranscriptSegment
+from steadyvoice.service.transcription.transcriber import Transcriber, finished
 
 TEXTS: ui.Texts = {
     "title": ("# steadyvoice · Speech to text", "# steadyvoice · 语音转文字"),
@@ -72,7 +67,7 @@ DOWNLOADS = ("txt", "srt", "vtt", "json")
 LANGUAGE_NAMES = {"auto": "Auto 自动", "zh": "中文", "en": "English", "yue": "粤语", "ja": "日本語", "ko": "한국어"}
 
 
-class TranscriptionPage(ui.JobPage):
+class TranscriptionPage(JobPage):
     """The page's components, and what they do."""
 
     texts = TEXTS
@@ -170,8 +165,8 @@ def build_page(transcriber: Transcriber) -> gr.Blocks:
     """The page and the /transcribe endpoint."""
     with ui.blocks("steadyvoice · 语音转文字 · Speech to text", transcriber.service.files.kept) as page:
         ui.add_heading(page, transcriber.service)
-        ui.connect(page, TranscriptionPage(transcriber))
-        ui.add_memory_plot(transcriber.service)
+        connect(page, TranscriptionPage(transcriber))
+        add_memory_plot(transcriber.service)
         _add_endpoint(transcriber)
     return page
 

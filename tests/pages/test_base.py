@@ -9,7 +9,6 @@ import pytest
 import app_sensevoice
 import app_tts
 from steadyvoice.errors import InvalidInput, Overloaded
-from steadyvoice.memory import MemorySample
 from steadyvoice.pages import base as ui
 
 
@@ -42,12 +41,3 @@ def test_an_error_tells_when_to_come_back() -> None:
     full = Overloaded("full", retry_after_s=12.4)
     assert "try again in about 12 s" in ui.explain(full, visitor("en"))
     assert "12 秒" in ui.explain(full, visitor("zh"))
-
-
-def test_the_memory_plot_draws_a_line_for_each_process() -> None:
-    samples = [MemorySample("batch", process, 0.0, rss) for process in ("app", "worker") for rss in (1_000_000, 2_000_000)]
-    drawn = ui.memory_plot(samples, chinese=False)
-    assert drawn.count("<polyline") == 2
-    assert "worker 2 MB" in drawn
-    assert "模型进程 2 MB" in ui.memory_plot(samples, chinese=True)
-    assert "nothing measured yet" in ui.memory_plot([], chinese=False)

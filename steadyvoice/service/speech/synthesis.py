@@ -32,7 +32,7 @@ INLINE_FORMATS = ("wav", "pcm")
 
 
 class Synthesizer:
-    """StoppedTabs text into speech, many at a time."""
+    """Turns text into speech, many at a time."""
 
     def __init__(self, service: Service, voices: VoiceStore | None = None) -> None:
         """`voices` for an engine that imitates, and for no other."""

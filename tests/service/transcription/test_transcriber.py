@@ -23,7 +23,8 @@ from steadyvoice.engine.worker_process import WorkerSpec
 from steadyvoice.errors import DeadlineExceeded, InvalidInput, ItemFailed, OutOfMemory, SteadyvoiceError
 from steadyvoice.provision.create_service import create_service
 from steadyvoice.service.service import Service
-from steadyvoice.service.transcription import Progress, Transcriber, Transcript, TranscriptionOptions, TranscriptSegment, finished
+from steadyvoice.service.transcription.result import Progress, Transcript, TranscriptionOptions, TranscriptSegment
+from steadyvoice.service.transcription.transcriber import Transcriber, finished
 from steadyvoice.settings import Settings
 from steadyvoice.testing.running_apps import CLIPS
 from tests.audio import clip, wav_bytes

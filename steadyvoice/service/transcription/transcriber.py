@@ -11,10 +11,10 @@ import hashlib
 import logging
 import math
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -23,94 +23,29 @@ from numpy.typing import NDArray
 
 from steadyvoice.engine.scheduler import ServiceClass
 from steadyvoice.engine.tickets import JobHandle, Task
-from steadyvoice.engine_specs import RECOGNITION_LANGUAGES, TOKENS_PER_SECOND
+from steadyvoice.engine_specs import RECOGNITION_LANGUAGES
 from steadyvoice.errors import InvalidInput, TooLarge
 from steadyvoice.media.decode import SAMPLE_RATE, DecodeLimits, decode_steps
-from steadyvoice.media.rich_text import RichSegment, funasr_rich_text, join_text, rich_text
-from steadyvoice.media.segment import DEFAULT_DETECTION, SegmentOptions, Span, SpeechDetection, segment_steps
+from steadyvoice.media.segment import SegmentOptions, Span, segment_steps
 from steadyvoice.media.steps import Steps
-from steadyvoice.media.subtitles import Cue, cues_of, to_srt, to_vtt
-from steadyvoice.media.words import WORD_BYTES, PackedWords
-from steadyvoice.protocol import NO_SCORES, Recognition, RecognizeItem, Scores, Word
+from steadyvoice.protocol import Recognition, RecognizeItem
 from steadyvoice.service.result_cache import ResultCache
 from steadyvoice.service.service import Service
+from steadyvoice.service.transcription.result import (
+    Event,
+    Progress,
+    Transcript,
+    TranscriptionOptions,
+    TranscriptSegment,
+    segment_of,
+    size_of,
+    transcript_of,
+)
 
 log = logging.getLogger(__name__)
 
-PROGRESS_S = 0.5  # how often a waiting caller hears where it stands
+PROGRESS_S = 0.5  # between two progress events of a waiting request
 HASH_BLOCK = 1 << 20  # bytes
-UNKNOWN_EMOTION = "EMO_UNKNOWN"
-NO_LANGUAGE = frozenset({"nospeech", "auto"})
-
-
-@dataclass(frozen=True)
-class TranscriptionOptions:
-    """What a caller may choose."""
-
-    language: str = "auto"
-    use_itn: bool = True
-    merge_length_s: float | None = None  # None: the server's setting
-    service_class: ServiceClass = ServiceClass.INTERACTIVE
-    logprobs: bool = False  # of each token, for an engine that gives them
-    detection: SpeechDetection = DEFAULT_DETECTION
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a request stands. `place` counts those before it in the queue, itself included; 0 once it is being worked on."""
-
-    stage: str  # decoding, segmenting, waiting, recognizing, finishing
-    place: int = 0
-    done: int = 0
-    total: int = 0
-
-
-@dataclass(frozen=True)
-class TranscriptSegment:
-    """One segment with its times in seconds from the start of the audio."""
-
-    id: int
-    start: float
-    end: float
-    text: str
-    language: str
-    emotion: str | None
-    events: tuple[str, ...]
-    words: PackedWords
-    scores: Scores = NO_SCORES
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """The whole answer."""
-
-    text: str
-    rich_text: str  # as FunASR's users know it
-    page_text: str  # the same with spaces between the segments
-    language: str
-    emotion: str | None
-    events: tuple[str, ...]
-    duration: float  # seconds
-    segments: tuple[TranscriptSegment, ...]
-    srt: str
-    vtt: str
-    engine: str
-    revision: str
-    queue_s: float
-    inference_s: float
-    cached: bool = False
-
-    @property
-    def no_speech(self) -> bool:
-        """Nobody speaks in this audio."""
-        return not any(segment.text for segment in self.segments)
-
-    @property
-    def tokens(self) -> int:
-        return round(self.duration * TOKENS_PER_SECOND)
-
-
-Event = Progress | TranscriptSegment | Transcript
 
 
 @dataclass(frozen=True)
@@ -121,14 +56,28 @@ class _Upload:
     content: NDArray[np.float32] | Transcript
 
 
+@dataclass
+class _Recognized:
+    """The segments so far, and what they took."""
+
+    segments: list[TranscriptSegment] = field(default_factory=list)
+    queue_s: float = math.inf  # until the first batch of the job
+    inference_s: float = 0.0
+
+    def add(self, segment: TranscriptSegment, queue_s: float, inference_s: float) -> None:
+        self.segments.append(segment)
+        self.queue_s = min(self.queue_s, queue_s)
+        self.inference_s += inference_s
+
+
 class Transcriber:
-    """StoppedTabs uploads into transcripts, many at a time."""
+    """Turns uploads into transcripts, many at a time."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
         settings = service.settings
         self._limits = DecodeLimits(settings.max_audio_s)
-        self._cache: ResultCache[Transcript] = ResultCache(int(settings.result_cache_mb * 1e6), _size_of)
+        self._cache: ResultCache[Transcript] = ResultCache(int(settings.result_cache_mb * 1e6), size_of)
 
     def check(self, options: TranscriptionOptions) -> TranscriptionOptions:
         """Validate, and bring the language into its short form ("en-US" -> "en").
@@ -160,7 +109,7 @@ class Transcriber:
         Args:
             file: open, seekable, within the upload limit. Its name is never looked at.
             options: from `check`.
-            caller: who is served fairly against others: an address, a session.
+            caller: see `admission.identity`; the engine is shared fairly between callers.
 
         Raises:
             SteadyvoiceError: every subclass that decode and engine raise.
@@ -181,7 +130,7 @@ class Transcriber:
             yield replace(known, cached=True, queue_s=0.0, inference_s=0.0)
             return
         key, samples = read.key, read.content
-        del read  # nothing but `samples` is to hold them
+        del read  # `samples` must hold the only reference, so that they can be freed
         service.memory.step("decode")
         segmenting = asyncio.ensure_future(self._segmented(samples, options, began))
         async with aclosing(_progress("segmenting", segmenting)) as progress:
@@ -190,44 +139,52 @@ class Transcriber:
         spans = segmenting.result()
         try:
             job = self._submit(samples, spans, options, caller, began)
-        except TooLarge:  # the model was loaded anew meanwhile, and has less room
+        except TooLarge:  # the model was loaded again meanwhile, and has less memory
             spans = await self._segmented(samples, options, began)
             job = self._submit(samples, spans, options, caller, began)
         duration = len(samples) / SAMPLE_RATE
         del samples  # the engine holds what it needs
         service.memory.step("queue")
-        segments: list[TranscriptSegment] = []
-        queue_s, inference_s = math.inf, 0.0
-        # What has been read is let go: of an hour, answers take more than the transcript that is made of them.
+        recognized = _Recognized()
+        recognizing = self._recognize(job, spans, recognized)
+        del job  # its tickets would keep every answer until the end
+        async with aclosing(recognizing) as news:
+            async for item in news:
+                yield item
+        yield Progress("finishing", 0, len(spans), len(spans))
+        transcript = await service.threads.run(partial(self._finish, recognized, duration))
+        self._cache.put(key, transcript)
+        service.memory.step("post-process")
+        log.info(
+            "audio=%.1fs segments=%d queue=%.3fs inference=%.3fs",
+            duration,
+            len(transcript.segments),
+            transcript.queue_s,
+            transcript.inference_s,
+        )
+        yield transcript
+
+    async def _recognize(
+        self, job: JobHandle, spans: Sequence[Span], recognized: _Recognized
+    ) -> AsyncGenerator[Progress | TranscriptSegment]:
+        """The segments of a job as the engine answers, which are added to `recognized` too. Closing it cancels the job."""
+        # Tickets are dropped once they are read: of an hour, the answers take more memory than the transcript made of them.
         tickets, job = deque(job.tickets), replace(job, tickets=())
         try:
             for index, span in enumerate(spans):
                 wrapped = asyncio.wrap_future(tickets.popleft())
                 wrapped.add_done_callback(consume_exception)
                 while True:
-                    place = service.engine.place(job)
+                    place = self.service.engine.place(job)
                     yield Progress("waiting" if place else "recognizing", place, index, len(spans))
                     if (await asyncio.wait({wrapped}, timeout=PROGRESS_S))[0]:
                         break
                 answer = wrapped.result()
-                queue_s, inference_s = min(queue_s, answer.queue_s), inference_s + answer.inference_s
-                segments.append(_to_segment(index, span, Recognition.from_payload(answer.payload)))
-                yield segments[-1]
+                segment = segment_of(index, span, Recognition.from_payload(answer.payload))
+                recognized.add(segment, answer.queue_s, answer.inference_s)
+                yield segment
         finally:
-            service.engine.cancel(job)  # does nothing to a job that is over
-        yield Progress("finishing", 0, len(spans), len(spans))
-        finish = partial(self._finish, tuple(segments), duration, queue_s if segments else 0.0, inference_s)
-        transcript = await service.threads.run(finish)
-        self._cache.put(key, transcript)
-        service.memory.step("post-process")
-        log.info(
-            "audio=%.1fs segments=%d queue=%.3fs inference=%.3fs",
-            duration,
-            len(segments),
-            transcript.queue_s,
-            transcript.inference_s,
-        )
-        yield transcript
+            self.service.engine.cancel(job)  # does nothing to a job that is over
 
     def _read_steps(self, file: BinaryIO, options: TranscriptionOptions) -> Steps[_Upload]:
         """Decode an upload, unless the answer to it is known. Raises as `decode_steps`, and EngineUnavailable before it."""
@@ -239,8 +196,8 @@ class Transcriber:
         return _Upload(key, (yield from decode_steps(file, self._limits)))
 
     async def _segmented(self, samples: NDArray[np.float32], options: TranscriptionOptions, began: float) -> list[Span]:
-        """Where somebody speaks, cut as short as the device needs it: that is known once the model has loaded, which goes on
-        meanwhile. A load that fails is left to `submit` to tell."""
+        """Spans of speech, cut as short as the device needs it. That is known once the model has loaded, which goes on
+        meanwhile; `submit` raises the error of a load that fails."""
         service = self.service
         loaded = asyncio.wrap_future(service.engine.load())
         loaded.add_done_callback(consume_exception)
@@ -274,28 +231,12 @@ class Transcriber:
         ]
         return self.service.submit(tasks, caller, options.service_class, spent_s=time.monotonic() - began)
 
-    def _finish(self, segments: tuple[TranscriptSegment, ...], duration: float, queue_s: float, inference_s: float) -> Transcript:
-        """Off the hot path: join the text, make the views."""
+    def _finish(self, recognized: _Recognized, duration: float) -> Transcript:
+        """Put the transcript together, and count it."""
         metrics = self.service.metrics
-        cues = [cue for s in segments for cue in cues_of(Cue(s.start, s.end, s.text), tuple(s.words))]
-        rich = [RichSegment(s.text, s.language, s.emotion, s.events) for s in segments]
-        languages = Counter(s.language for s in segments if s.language not in NO_LANGUAGE)
-        emotions = Counter(s.emotion for s in segments if s.emotion and s.emotion != UNKNOWN_EMOTION)
-        transcript = Transcript(
-            text=join_text([(s.text, s.language) for s in segments]),
-            rich_text=funasr_rich_text(rich),
-            page_text=rich_text(rich),
-            language=languages.most_common(1)[0][0] if languages else "auto",
-            emotion=emotions.most_common(1)[0][0] if emotions else None,
-            events=tuple(dict.fromkeys(event for s in segments for event in s.events)),
-            duration=round(duration, 3),
-            segments=segments,
-            srt=to_srt(cues),
-            vtt=to_vtt(cues),
-            engine=self.service.spec.name,
-            revision=self.service.revision,
-            queue_s=queue_s,
-            inference_s=inference_s,
+        queue_s = recognized.queue_s if recognized.segments else 0.0
+        transcript = transcript_of(
+            tuple(recognized.segments), duration, self.service.spec.name, self.service.revision, queue_s, recognized.inference_s
         )
         metrics.queue_seconds.observe(transcript.queue_s)
         metrics.inference_seconds.observe(transcript.inference_s)
@@ -326,26 +267,9 @@ async def _progress(stage: str, work: asyncio.Future[Any]) -> AsyncGenerator[Pro
 
 
 def consume_exception(future: asyncio.Future[Any]) -> None:
-    """Take note of an error that nobody is there to hear any more: its caller pressed Stop."""
+    """Read the exception of a future whose caller was cancelled: asyncio logs an exception that is never read."""
     if not future.cancelled():
         future.exception()
-
-
-def _to_segment(index: int, span: Span, recognition: Recognition) -> TranscriptSegment:
-    words = PackedWords.of(
-        Word(word.text, round(span.start_s + word.start, 3), round(span.start_s + word.end, 3)) for word in recognition.words
-    )
-    return TranscriptSegment(
-        id=index,
-        start=round(span.start_s, 3),
-        end=round(span.end_s, 3),
-        text=recognition.text,
-        language=recognition.language,
-        emotion=recognition.emotion,
-        events=recognition.events,
-        words=words,
-        scores=recognition.scores,
-    )
 
 
 def _hash_steps(file: BinaryIO) -> Steps[str]:
@@ -356,18 +280,3 @@ def _hash_steps(file: BinaryIO) -> Steps[str]:
         yield
     file.seek(0)
     return digest.hexdigest()
-
-
-def _size_of(transcript: Transcript) -> int:
-    """Bytes that a transcript takes in memory, roughly and rather too much."""
-    texts = (
-        transcript.text,
-        transcript.rich_text,
-        transcript.page_text,
-        transcript.srt,
-        transcript.vtt,
-        *(s.text for s in transcript.segments),
-    )
-    words = sum(len(s.words) for s in transcript.segments)
-    scored = sum(s.scores.bytes for s in transcript.segments)
-    return 1_000 + 4 * sum(map(len, texts)) + 1_000 * len(transcript.segments) + WORD_BYTES * words + scored
