@@ -13,7 +13,7 @@ import httpx
 import pytest
 from gradio.state_holder import StateHolder
 
-from steadyvoice.pages import base
+from steadyvoice.pages import mount
 from tests.api.gated_server import gated_server
 
 API = "/gradio_api"
@@ -24,7 +24,7 @@ SYNTHESIZE = {"text": "Hello.", "speaker_id": "0"}
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base, "MAX_SESSIONS", SESSIONS)
+        patch.setattr(mount, "MAX_SESSIONS", SESSIONS)
         with gated_server(tmp_path_factory.mktemp("gate")) as running:
             yield running.client
 
