@@ -1,6 +1,6 @@
-"""Every way in which steadyvoice says no, and the HTTP status each one becomes.
+"""All errors of steadyvoice, with their HTTP status.
 
-Knows nothing of HTTP libraries: `serving/http_errors.py` is the one place that turns these into answers.
+Knows nothing of HTTP libraries: `api/errors.py` is the one place that turns these into responses.
 
     SteadyvoiceError                 500
     ├── InvalidInput                 422  a value outside what is allowed; names the value and the choices
@@ -14,7 +14,7 @@ Knows nothing of HTTP libraries: `serving/http_errors.py` is the one place that 
     ├── Forbidden                    403  a web page of another origin caused the request
     ├── Misdirected                  421  the Host header is not a name of this server
     ├── BodyTimeout                  408  the request's body stopped arriving
-    ├── InProgress                   409  it is being made; come back after `retry_after_s`
+    ├── InProgress                   409  the first request with this key is in flight; retry after `retry_after_s`
     ├── Overloaded                   429  the queue is full; try again after `retry_after_s`
     ├── EngineUnavailable            503  the model cannot be loaded, or the server is draining
     ├── DeadlineExceeded             504  the answer did not come within the request's time
@@ -27,7 +27,7 @@ Knows nothing of HTTP libraries: `serving/http_errors.py` is the one place that 
 
 from __future__ import annotations
 
-LONGEST_WAIT_S = 3_600.0  # that anybody is told to wait
+LONGEST_WAIT_S = 3_600.0  # the longest Retry-After
 
 
 class SteadyvoiceError(Exception):

@@ -1,6 +1,6 @@
 """Prometheus metrics of one app. Each app has a registry of its own, so that two can live in one process (as in tests).
 
-Knows names and labels; who observes what is elsewhere.
+Knows names and labels only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Metrics:
         Gauge("app_info", "Which app this is", ["app"], **labels).labels(app).set(1)
         self.requests = Counter("requests", "Requests by route and HTTP status", ["route", "status"], **labels)
         self.request_seconds = Histogram("request_seconds", "From request to last byte", ["route"], buckets=SECONDS, **labels)
-        self.in_progress = Gauge("requests_in_progress", "Requests that hold a place, at work or waiting", **labels)
+        self.in_progress = Gauge("requests_in_progress", "Requests in flight, at work or waiting", **labels)
         self.queue_seconds = Histogram("queue_seconds", "From submit until the first batch", buckets=SECONDS, **labels)
         self.inference_seconds = Histogram("inference_seconds", "Spent by the worker per request", buckets=SECONDS, **labels)
         self.batch_items = Histogram("batch_items", "Items in one batch", buckets=ITEMS, **labels)
@@ -37,9 +37,9 @@ class Metrics:
         self.audio_seconds = Counter("audio_seconds", "Audio recognised or spoken", **labels)
         self.tokens = Counter("tokens", "50 per second of audio", **labels)
         self.characters = Counter("speech_characters", "Characters of cleaned text that were spoken", **labels)
-        self.defects = Counter("speech_defects", "Sentences that no second try mended, by what is wrong", ["defect"], **labels)
-        self.retries = Counter("speech_retries", "Sentences that were spoken twice, for a defect of the first try", **labels)
-        self.reduced = Counter("speech_reduced", "Sentences spoken with a simpler search, for want of memory", **labels)
+        self.defects = Counter("speech_defects", "Sentences still defective after a retry, by defect", ["defect"], **labels)
+        self.retries = Counter("speech_retries", "Sentences that were retried because of a defect", **labels)
+        self.reduced = Counter("speech_reduced", "Sentences synthesized with a simpler search, for lack of memory", **labels)
         self.cache_hits = Counter("result_cache_hits", "Requests answered from the result cache", **labels)
         self._batch_bytes = Gauge("batch_bytes", "Memory of the last batch: predicted, and used", ["kind"], **labels)
         self._memory = Gauge("memory_bytes", "Memory after the last step", ["process", "kind"], **labels)
@@ -81,7 +81,7 @@ class _EngineCollector(Collector):
             ("engine_backlog_audio_seconds", "Audio seconds that wait", status.backlog_s),
             ("engine_largest_batch_items", "Most items in one batch so far", status.largest_batch),
             ("engine_budget_bytes", "Memory that one batch may take; 0 where it was not measured", status.budget_bytes or 0),
-            ("engine_breaker_open", "1 while everybody is refused because the engine keeps failing", self._breaker() == "opened"),
+            ("engine_breaker_open", "1 while requests are refused because the engine keeps failing", self._breaker() == "opened"),
             ("engine_budget_share", "Of the batch budget in use: less than 1 after memory ran out", status.budget_share),
         ):
             yield GaugeMetricFamily(f"steadyvoice_{name}", help_text, value=float(value))

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "service": LEAVES | {"admission", "engine", "media"},
     "api": LEAVES | {"admission", "engine", "media", "service"},
     "pages": LEAVES | {"admission", "api", "media", "service"},
-    "server": LEAVES | {"api", "service"},
+    "server": LEAVES | {"admission", "api", "service"},
     "provision": LEAVES | {"admission", "engine", "server", "service"},
     "testing": LEAVES,
     "apps": LEAVES | {"api", "pages", "provision", "server", "service"},

@@ -1,8 +1,8 @@
-"""Who calls. Every limit, total and cache that belongs to one caller asks `caller_of`, so that all of them mean the same.
+"""The identity of a caller. Every limit, total and cache per caller uses `caller_of`, so that all of them mean the same.
 
-A caller is a visitor of a page, known by a cookie that this process has signed, or else an address. What a client merely claims
-decides nothing: a cookie that was not signed here is ignored, the page's session hash is never looked at, and X-Forwarded-For
-counts only from a proxy in TRUSTED_PROXIES. Knows HTTP; knows nothing of what the callers ask for.
+A caller is a visitor of a page, known by a cookie that this process has signed, or else an address. What a client only claims is
+ignored: a cookie that was not signed here, the page's session hash, and X-Forwarded-For unless it comes from a proxy in
+TRUSTED_PROXIES. Knows HTTP; knows nothing of what the callers ask for.
 """
 
 from __future__ import annotations

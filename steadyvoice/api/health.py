@@ -1,4 +1,4 @@
-"""What the process says of itself: /live, /health, /ready, /metrics, /memory. Knows nothing of audio or text."""
+"""State of the process: /live, /health, /ready, /metrics, /memory. Knows nothing of audio or text."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _Refusal:
 
 
 def _refusal(service: Service) -> _Refusal | None:
-    """Both waits end by themselves: behind a load balancer no request comes that could end them."""
+    """Each reason ends by time: behind a load balancer no request arrives that could end it."""
     if service.admission.limit.draining:
         return _Refusal("draining", "the server is draining before it stops", DRAINING_S)
     try:

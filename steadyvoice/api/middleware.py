@@ -1,4 +1,4 @@
-"""What every request passes: its id, metrics, and the limits of its body in bytes and in time.
+"""Middleware of every request: its id, metrics, and limits of its body in bytes and in time.
 
 Pure ASGI: Starlette's own wrapper class breaks streaming and disconnects.
 """
@@ -107,7 +107,7 @@ class InternalErrors:
 
 
 class BodyLimit:
-    """Counts bodies while they are read: the Content-Length is believed only when it is already too much."""
+    """Counts the bytes of a body while it is read; a Content-Length over the limit is refused at once."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
@@ -145,7 +145,7 @@ class BodyLimit:
 
 
 class BodyProgress:
-    """Gives up a body that stops arriving: it would keep its connection, and what was stored of it, for ever."""
+    """Ends a request whose body stops arriving: it would keep its connection, and the stored part, for ever."""
 
     def __init__(self, app: ASGIApp, timeout_s: float) -> None:
         """`timeout_s` may pass without a byte, and altogether beside what the body takes at `MIN_BYTES_PER_SECOND`."""

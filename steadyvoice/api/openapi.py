@@ -14,7 +14,7 @@ REFERENCE = "#/components/schemas/"
 TAGS = {
     "transcription": "Speech to text.",
     "speech": "Text to speech.",
-    "voices": "The voices that speak: list, add, hear and remove them.",
+    "voices": "Voices: list, add, play and remove.",
     "models": "The running engine, by its own name and by OpenAI's names.",
     "operations": "Health, metrics and memory.",
 }

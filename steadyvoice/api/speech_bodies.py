@@ -1,5 +1,5 @@
 """The bodies of /synthesize and /v1/audio/speech. What depends on the engine is described here, and checked for the page as well
-by `speech_request.check`."""
+by `speech.request.check`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ KOKORO_LANGUAGES = {"a": "en", "b": "en", "j": "ja", "z": "zh"}
 
 
 class SpeechParams(BaseModel):
-    """What both routes take. An unknown field is refused: a typing error must not silently change the voice."""
+    """Parameters of both routes. An unknown field is refused: a typing error must not silently change the voice."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -54,7 +54,7 @@ class SpeechParams(BaseModel):
     )
 
     def params(self) -> dict[str, Any]:
-        """As `SpeechOptions` calls them."""
+        """By the names of `SpeechOptions`."""
         return {name: getattr(self, name) for name in SpeechParams.model_fields}
 
 

@@ -1,5 +1,5 @@
-"""How speech leaves: as a whole file, as bytes from the first sentence on, or as server-sent events; or again, from what is
-kept. Knows HTTP; the work is elsewhere."""
+"""HTTP responses with speech: a whole file, bytes from the first sentence on, server-sent events, or a cached answer. The work is
+in `service.speech`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NO_STORE = {"Cache-Control": "no-store"}
 
 
 class Delivery(Enum):
-    """How an answer leaves."""
+    """How an answer is delivered."""
 
     WHOLE = "whole"
     STREAMED = "streamed"
@@ -76,8 +76,8 @@ class AudioDone(BaseModel):
 
 
 @dataclass
-class Outgoing:
-    """A stream on its way: what is known of it, and its bytes as far as somebody may ask for them again."""
+class SpeechStream:
+    """A stream in progress: its report, and its bytes if it has an Idempotency-Key, for a retry."""
 
     speech_id: str
     media_type: str
@@ -111,21 +111,21 @@ class SpeechResponder:
         caller = caller_of(request)
         claim = await claim_of(request, caller)
         if (known := self._cache.find(claim)) is not None:
-            return self._again(known)
+            return self._cached_response(known)
         async with AsyncExitStack() as hold:
             hold.enter_context(self._cache.claimed(claim))
             speech_id = hold.enter_context(self._subtitles.speaking())
             if delivery is Delivery.WHOLE:
                 if (known := self._cache.find_content(self._content(speak))) is not None:
-                    # Of the same sound, but another's: the id of an answer is told to its caller alone.
+                    # The audio is shared between callers, the speech id is not: each caller gets an id of its own.
                     known = replace(known, speech_id=speech_id, headers={**known.headers, "X-Speech-Id": speech_id})
                     self._cache.keep(known, claim)
-                    return self._again(known)
+                    return self._cached_response(known)
                 with self._service.admission.admitted(request):
                     return await self._whole(request, speak, speech_id, claim)
             hold.enter_context(self._service.admission.admitted(request))
             media_type = "text/event-stream" if delivery is Delivery.EVENTS else speak.format.media_type
-            out = Outgoing(speech_id, media_type, claim, self._cache.max_bytes)
+            out = SpeechStream(speech_id, media_type, claim, self._cache.max_bytes)
             audio = await hold.enter_async_context(aclosing(self._synthesizer.stream(speak, caller, out.report)))
             # The first sentence decides between an error status and a stream.
             first = await cancel_on_disconnect(request, anext(audio))
@@ -149,17 +149,17 @@ class SpeechResponder:
         report, media_type = spoken.report, spoken.format.media_type
         answer = CachedResponse(spoken.audio, media_type, self._headers(report, speech_id), speech_id, report.cues)
         self._subtitles.keep(speech_id, answer.cues)
-        # What memory or luck has spoilt is better tried anew.
+        # A defective answer is not cached by content: another synthesis may be better.
         self._cache.keep(answer, claim, None if report.defects or report.reduced else self._content(speak))
         return Response(answer.body, media_type=media_type, headers=answer.headers)
 
-    async def _audio(self, audio: AsyncIterator[bytes], out: Outgoing) -> AsyncIterator[bytes]:
+    async def _audio(self, audio: AsyncIterator[bytes], out: SpeechStream) -> AsyncIterator[bytes]:
         """The bytes as they come. An error in the middle cuts the connection: half a file must not look like a whole one."""
         async for data in audio:
             yield out.note(data)
         self._finish(out)
 
-    async def _events(self, audio: AsyncIterator[bytes], out: Outgoing) -> AsyncIterator[bytes]:
+    async def _events(self, audio: AsyncIterator[bytes], out: SpeechStream) -> AsyncIterator[bytes]:
         """speech.audio.delta as the bytes come, then speech.audio.done: OpenAI's events, with our fields in the last."""
         try:
             async for data in audio:
@@ -187,22 +187,22 @@ class SpeechResponder:
         self._finish(out)
         yield last
 
-    def _finish(self, out: Outgoing) -> None:
-        """All of it has been made: keep what may be asked for afterwards."""
+    def _finish(self, out: SpeechStream) -> None:
+        """The stream is complete: keep its subtitles, and its bytes for a retry."""
         self._subtitles.keep(out.speech_id, out.report.cues)
         if out.claim is not None and len(out.body) <= out.room:
             headers = self._headers(out.report, out.speech_id) | NO_STORE
             self._cache.keep(CachedResponse(bytes(out.body), out.media_type, headers, out.speech_id, out.report.cues), out.claim)
 
-    def _again(self, known: CachedResponse) -> Response:
-        """What is kept, with its subtitles for another while."""
+    def _cached_response(self, known: CachedResponse) -> Response:
+        """A cached answer; its subtitles are kept for another period."""
         self._service.metrics.cache_hits.inc()
         self._subtitles.keep(known.speech_id, known.cues)
         headers = {**known.headers, "X-Queue-Seconds": _timing(0), "X-Inference-Seconds": _timing(0), "X-Cached": "true"}
         return Response(known.body, media_type=known.media_type, headers=headers)
 
     def _content(self, speak: SpeechRequest) -> Hashable:
-        """By what a whole answer can be found again; None where the same request may sound different another time."""
+        """The cache key of a whole answer; None where the same request may give different audio."""
         service = self._service
         if service.engine.status().model is None or (service.spec.seeded and speak.seed is None):
             return None
@@ -239,7 +239,7 @@ async def claim_of(request: Request, caller: str) -> Claim | None:
             f"the Idempotency-Key has {len(key)} characters; allowed: 1 to 255 printable ASCII characters",
             param="Idempotency-Key",
         )
-    # No body is right on two routes, so it tells the route too.
+    # No body is valid on two routes, so the digest identifies the route too.
     return Claim(caller, key, hashlib.sha256(await request.body()).hexdigest())
 
 

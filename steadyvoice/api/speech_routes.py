@@ -62,7 +62,7 @@ CREATE_SPEECH = """Text to speech as OpenAI has it: streamed, unless there is on
 
 
 class UsageTotals(BaseModel):
-    """Of one caller since the start."""
+    """Totals of one caller since the start."""
 
     object: Literal["usage"]
     requests: int = Field(ge=0)
@@ -130,5 +130,5 @@ def add_speech_routes(app: FastAPI, synthesizer: Synthesizer) -> None:
 
     @app.get("/v1/usage", operation_id="usage", tags=SPEECH, responses=errors())
     async def usage(request: Request) -> UsageTotals:
-        """What the caller has had since the start. Nobody else's figures."""
+        """Totals of the calling client since the start, and of no other."""
         return UsageTotals(object="usage", **asdict(synthesizer.meter.usage(caller_of(request))))

@@ -1,4 +1,4 @@
-"""Answers that leave in pieces, and callers who hang up meanwhile. Knows nothing of audio or text."""
+"""Streamed responses, and cancellation when the client disconnects. Knows nothing of audio or text."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def server_sent(body: Mapping[str, Any]) -> bytes:
 
 
 async def cancel_on_disconnect(request: Request, work: Awaitable[T]) -> T:
-    """Await `work`, and cancel it when the caller hangs up. The request's body must have been read."""
+    """Await `work`, and cancel it when the client disconnects. The request's body must have been read."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(request.receive))
     try:
@@ -48,11 +48,11 @@ async def _disconnected(receive: Receive) -> None:
 
 
 class SpooledResponse(StreamingResponse):
-    """A streamed answer whose work does not wait for its reader.
+    """A streamed response whose work does not wait for its client to read.
 
-    `hold` is what the work needs: a place in the queue, an upload. It is closed as soon as the work is done, and what is left is
-    only bytes. A generator cannot do this: when the caller is gone before the first byte, it never starts and its `finally` never
-    runs. A caller that hangs up ends the work.
+    `hold` is what the work needs: its place in the concurrency limit, an upload. It is closed as soon as the work is done, while
+    bytes may still be sent. A generator could not do this: when the client disconnects before the first byte, it never starts and
+    its `finally` never runs. A disconnect cancels the work.
     """
 
     def __init__(self, content: AsyncIterator[bytes], hold: AsyncExitStack, timeout_s: float, **options: Any) -> None:

@@ -66,7 +66,7 @@ class Segment(BaseModel):
     temperature: float = Field(description="0: nothing is drawn by chance.")
     avg_logprob: float = Field(le=0, description=f"Mean log probability of its tokens; 0 is {NEUTRAL}.")
     compression_ratio: float = Field(ge=0, description="Bytes of the text over its bytes compressed by zlib, as Whisper has it.")
-    no_speech_prob: float = Field(ge=0, le=1, description=f"Probability that nobody speaks; 0 is {NEUTRAL}.")
+    no_speech_prob: float = Field(ge=0, le=1, description=f"Probability that there is no speech; 0 is {NEUTRAL}.")
     language: str
     emotion: str | None
     events: list[str]
@@ -91,7 +91,7 @@ class VerboseTranscription(BaseModel):
     text: str
     segments: list[Segment] | None = None
     words: list[TimedWord] | None = None
-    no_speech: bool = Field(description="Nobody speaks in this audio.")
+    no_speech: bool = Field(description="There is no speech in this audio.")
     rich_text: str = Field(description="With emoji, as FunASR writes it.")
     emotion: str | None
     events: list[str]

@@ -1,4 +1,4 @@
-"""The voices over HTTP: list, add, hear and remove them; OpenAI's routes for the same. Knows HTTP; the work is elsewhere."""
+"""Routes of the voices: list, add, play and remove; OpenAI's routes for the same. The work is in `service.voices`."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def add_voice_routes(app: FastAPI, service: Service, voices: VoiceStore | None) 
 
     @app.delete("/v1/voices/{name}", operation_id="remove_voice", tags=VOICES, responses=errors(404, 409, 422))
     async def remove(name: str) -> Deleted:
-        """What is being spoken in the voice at this moment is spoken to the end."""
+        """Speech in progress in this voice is finished."""
         return Deleted(id=await removed(name), object="voice", deleted=True)
 
     @app.delete("/v1/audio/voices/{voice_id}", operation_id="delete_voice", tags=VOICES, responses=errors(400, 404, 409))
@@ -168,7 +168,7 @@ def add_voice_routes(app: FastAPI, service: Service, voices: VoiceStore | None) 
         responses={**errors(404, 422, 429, 503), 200: content("audio/wav", description="Mono WAV.")},
     )
     async def audio(request: Request, name: str) -> Response:
-        """What the engine hears of a voice: mono WAV, trimmed."""
+        """The recording as the engine gets it: mono WAV, trimmed."""
         if voices is None:
             raise NotFound(f"the {spec.name} voices are built in and have no recording", param="name")
         with service.admission.admitted(request):

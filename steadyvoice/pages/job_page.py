@@ -15,9 +15,9 @@ MAX_TABS = 10_000  # that are remembered as stopped
 
 
 class StoppedTabs:
-    """Which visitors have pressed Stop since they last pressed Start.
+    """Tabs in which Stop was pressed after the last Start.
 
-    Gradio's own cancel knows only jobs that have begun; a Stop in the moment before would be lost.
+    Gradio's own cancel knows only jobs that have begun; a Stop just before would be lost.
     """
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class JobPage:
         return {self.status: say(self.texts, request, "ready")}
 
     def begin(self, request: gr.Request) -> dict[Any, Any]:
-        """At once when the job is started, even where the queue is long: what was there is no longer the answer."""
+        """Called at once when Start is pressed, before the queue: the previous result is cleared."""
         self.stopped_tabs.begin(request)
         return {self.status: say(self.texts, request, "working"), **self.cleared()}
 
@@ -86,7 +86,7 @@ class JobPage:
 
 
 def connect(page: gr.Blocks, job: JobPage) -> None:
-    """Let the buttons do what they say. Called inside `with page`."""
+    """Connect the buttons with the job. Called inside `with page`."""
     page.load(job.greet, None, job.outputs, **QUIET)
     started = job.start.click(job.begin, None, job.outputs, **QUIET)
     running = started.then(

@@ -1,5 +1,5 @@
-"""Audio that is still being made: the page's player asks for /speech/<token> and hears the first sentence
-while the rest is spoken.
+"""Audio that is still being synthesized: the page's player requests /speech/<token> and plays the first sentence while the rest
+is synthesized.
 
 Plain chunked MP3, because every browser plays it as it comes and no ffmpeg binary is needed. All methods run on the event loop.
 """
@@ -43,22 +43,22 @@ class LiveAudio:
         await self._append(await self._service.threads.run(lambda: encoder.feed(speech.samples)))
 
     async def finish(self) -> None:
-        """No more will come; players end when they have heard everything. May be called twice."""
+        """The stream is complete; players end when they have read all of it. May be called twice."""
         if not self._finished:
             self._finished = True
             await self._append(self._encoder.finish() if self._encoder else b"")
 
     async def listen(self) -> AsyncIterator[bytes]:
         """From the beginning to the end, waiting for what is not there yet."""
-        heard = 0
+        read = 0
         while True:
             async with self._news:
-                while heard == len(self._chunks) and not self._finished:
+                while read == len(self._chunks) and not self._finished:
                     await self._news.wait()
-            if heard == len(self._chunks):
+            if read == len(self._chunks):
                 return
-            yield self._chunks[heard]
-            heard += 1
+            yield self._chunks[read]
+            read += 1
 
     async def _append(self, chunk: bytes) -> None:
         async with self._news:
@@ -68,7 +68,7 @@ class LiveAudio:
 
 
 class LiveAudioStore:
-    """The streams of the last minutes, by token. A token is a secret: who has it may listen."""
+    """The streams of the last minutes, by token. A token is a secret: it alone gives access."""
 
     def __init__(self, app: FastAPI, service: Service) -> None:
         self._service = service

@@ -113,7 +113,7 @@ class VoicePanel:
         """Let the buttons do what they say. Called inside `with page`.
 
         Args:
-            opened: where this panel is, opened for who has no voice yet.
+            opened: where this panel is, opened while there is no voice.
             recorded: another list of voices to keep up to date.
         """
         self._recorded = recorded

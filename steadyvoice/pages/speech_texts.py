@@ -22,7 +22,7 @@ TEXTS: Texts = {
     "voices": ("Voices", "音色"),
     "refresh": ("Refresh the list", "刷新列表"),
     "remove": ("Remove this voice", "删除此音色"),
-    "confirm": ("Remove this voice for everybody?", "确定为所有人删除此音色吗？"),
+    "confirm": ("Remove this voice for all users?", "确定为所有人删除此音色吗？"),
     "recording": ("New voice: a recording of 1 to 15 s, best 5 to 10", "新音色：1–15 秒的录音，最好 5–10 秒"),
     "name": ("Its name", "名称"),
     "keep": ("Keep this voice", "保存此音色"),

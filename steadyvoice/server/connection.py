@@ -65,7 +65,7 @@ class Connection(H11Protocol):
         self._headers_timeout_s = min(HEADERS_TIMEOUT_S, progress_timeout_s)
         self._linger_pause_s = min(LINGER_PAUSE_S, progress_timeout_s)
         self._last_cycle: RequestResponseCycle | None = None  # that the table knows of
-        self._served = True  # the last cycle: not refused for want of room
+        self._served = True  # the last cycle: not refused at the connection limit
         self._ended = False  # an error was answered; what still comes is dropped
         self._headers_timer: asyncio.TimerHandle | None = None
         self._writes_timer: asyncio.TimerHandle | None = None
@@ -219,7 +219,7 @@ class Connection(H11Protocol):
         self._ended = True
         self._stop_headers_timer()
         self._unset_keepalive_if_required()
-        if self._in_progress:  # its body is no HTTP: the routes hear of a caller that has gone
+        if self._in_progress:  # its body is no HTTP: the routes see a disconnect
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):

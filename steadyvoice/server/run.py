@@ -1,4 +1,4 @@
-"""Running an app: logging, the listening socket, and an end that loses nobody. Knows nothing of routes."""
+"""Running an app: logging, the listening socket, and draining before the end. Knows nothing of routes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from steadyvoice.admission.concurrency_limit import ConcurrencyLimit
 from steadyvoice.api.middleware import request_id_var
 from steadyvoice.engine_specs import NoEngine
 from steadyvoice.server.accept import Acceptor
@@ -28,20 +29,19 @@ from steadyvoice.settings import Settings, SettingsError, load_settings
 
 log = logging.getLogger(__name__)
 
-EXIT_CRASH = 70  # a bug; a restart may well mend it
-EXIT_BAD_START = 2  # a configuration that no restart will mend
+EXIT_CRASH = 70  # a bug; a restart may help
+EXIT_BAD_START = 2  # a configuration error; a restart does not help
 GRACE_AFTER_DRAIN_S = 3  # for open page connections, which would otherwise never end
 SENT_LOOK_S = 0.1  # between two looks, while draining, whether finished answers have been sent
 DATE_S = 1.0  # the resolution of an answer's Date
 
 
 class DrainingServer(uvicorn.Server):
-    """On the first SIGTERM or SIGINT: not ready, nobody in, finish what runs, then stop. On the second: stop."""
+    """On the first SIGTERM or SIGINT: not ready, refuse new requests, finish those in flight, then stop. On the second: stop."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
-        self._limit = service.admission.limit
         self._table = ConnectionTable(connection_limits())
         self._stopping = asyncio.Event()
 
@@ -60,6 +60,10 @@ class DrainingServer(uvicorn.Server):
             with suppress(TimeoutError):
                 async with asyncio.timeout(DATE_S):
                     await self._stopping.wait()
+
+    @property
+    def _limit(self) -> ConcurrencyLimit:
+        return self._service.admission.limit
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._limit.draining:
@@ -95,14 +99,14 @@ def serve(app: FastAPI, host: str, port: int) -> None:
         service.close()
         raise SystemExit(EXIT_BAD_START) from None
     tempfile.tempdir = str(service.files.unfinished)  # where Starlette spools forms, and libraries put what they leave
-    # Without its engine an app can only refuse; ending lets whoever started it start it again.
+    # Without its engine an app can only refuse requests; a supervisor restarts it when it ends.
     service.engine.on_crash = lambda: os._exit(EXIT_CRASH)
     config = uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # uvicorn would believe every client on loopback; see `admission.identity`
+        proxy_headers=False,  # uvicorn would trust every client on loopback; see `admission.identity`
         ws="none",
         http="h11",
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,

@@ -91,7 +91,7 @@ class PrivateFolder:
         they were used within `IN_USE_S`. Touches the disk.
 
         Raises:
-            StorageFull: there is not so much room; names the limit.
+            StorageFull: there is not enough room; names the limit.
         """
         with self._lock:
             unused = self._unused(n_bytes)

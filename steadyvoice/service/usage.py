@@ -1,4 +1,4 @@
-"""What each caller has had. Counted where speech is made, so what came from a cache costs nobody anything."""
+"""Usage totals per caller. Counted where speech is synthesized: an answer from a cache adds nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CALLERS_KEPT = 10_000
 
 @dataclass(frozen=True)
 class Usage:
-    """What one caller has had since the start, or since it was last forgotten."""
+    """Totals of one caller since the start, or since it was last dropped."""
 
     requests: int = 0
     characters: int = 0  # of cleaned text
@@ -28,7 +28,7 @@ class Usage:
 
 
 class Meter:
-    """Usage by caller; of too many callers the one that was served longest ago is forgotten. Runs on the event loop."""
+    """Usage by caller; beyond `callers` the one that was served longest ago is dropped. Runs on the event loop."""
 
     def __init__(self, callers: int = CALLERS_KEPT) -> None:
         self._usage: LRUCache[str, Usage] = LRUCache(callers)

@@ -1,7 +1,7 @@
-"""Finished answers, kept so that asking for one again costs nothing: by Idempotency-Key, and by content.
+"""Idempotency keys: finished answers are kept by key, and by content, so that a retry is not synthesized again.
 
 A key belongs to one caller and to one body. An answer is kept when it is whole: a request that failed or was cancelled leaves
-nothing, and may be tried again with the same key. Runs on the event loop.
+nothing, and can be retried with the same key. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from steadyvoice.errors import InProgress, KeyReused
 from steadyvoice.media.subtitles import Cue
 from steadyvoice.service.result_cache import ResultCache
 
-ANSWER_BYTES = 2_000  # that an answer takes beside its audio and subtitles, rather too much
+ANSWER_BYTES = 2_000  # overhead of an entry beside its audio and subtitles, an upper estimate
 CUE_BYTES = 300
 
 
@@ -31,7 +31,7 @@ class CachedResponse:
 
 @dataclass(frozen=True)
 class Claim:
-    """One caller's Idempotency-Key, with a digest of what it asked for."""
+    """One caller's Idempotency-Key, with a digest of the request's body."""
 
     caller: str
     key: str
@@ -48,7 +48,7 @@ class IdempotencyCache:
 
     @contextmanager
     def claimed(self, claim: Claim | None) -> Iterator[None]:
-        """Nobody else gets this key while the block runs. Nothing happens without one. See `find` for what is raised."""
+        """Reserve the key while the block runs; does nothing without one. Raises as `find`."""
         if claim is None:
             yield
             return
@@ -60,7 +60,7 @@ class IdempotencyCache:
             del self._running[claim.caller, claim.key]
 
     def find(self, claim: Claim | None) -> CachedResponse | None:
-        """The answer that this caller has had for this key.
+        """The answer that this caller got for this key.
 
         Raises:
             KeyReused: it was for another body.
@@ -76,7 +76,7 @@ class IdempotencyCache:
         return answer
 
     def find_content(self, content: Hashable) -> CachedResponse | None:
-        """Whatever was answered to the same request; None asks for nothing."""
+        """The answer to the same request of any caller; None finds nothing."""
         kept = self._cache.get(("content", content)) if content is not None else None
         return kept and kept[1]
 

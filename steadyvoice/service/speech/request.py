@@ -1,4 +1,4 @@
-"""What a caller may ask of a voice, and whether it can be done. Knows no HTTP and does no work."""
+"""The parameters of a speech request, and their validation. Knows no HTTP and does no work."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Unnamed(Enum):
 
 @dataclass(frozen=True)
 class SpeechOptions:
-    """What a caller may choose, as the caller wrote it."""
+    """The parameters as the caller sent them."""
 
     text: str
     language: str = "auto"
@@ -47,7 +47,7 @@ class SpeechOptions:
 
 @dataclass(frozen=True)
 class SpeechRequest:
-    """Checked options: nothing in it needs to be looked at again."""
+    """Validated options."""
 
     pieces: tuple[Piece, ...]
     emotion: str
@@ -148,7 +148,7 @@ def _speaker(speaker_id: str | int | Unnamed, spec: EngineSpec) -> str:
 
 
 async def _voice(speaker_id: str | int | Unnamed, service: Service, voices: VoiceStore, param: str) -> Voice:
-    """The same for a recorded voice. `param` is what the caller gave it in."""
+    """The same for a recorded voice. `param` names the caller's field in errors."""
     try:
         return await service.threads.run(partial(voices.find, None if isinstance(speaker_id, Unnamed) else speaker_id))
     except InvalidInput as error:

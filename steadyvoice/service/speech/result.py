@@ -1,4 +1,4 @@
-"""What has been spoken, and what there is to say of it. Data only."""
+"""Results of a synthesis: sentences, the report on them, the encoded whole. Data only."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from steadyvoice.protocol import Speech
 
 @dataclass(frozen=True)
 class SpokenSentence:
-    """One sentence, spoken. Timings are this piece's own."""
+    """One synthesized sentence. Timings are those of this sentence."""
 
     index: int
     total: int
     text: str  # as in the cleaned text, letter for letter
-    cue: Cue  # where in the answer it is heard
-    speech: Speech  # at the pace that was asked for, with the pause before it
+    cue: Cue  # its time within the answer
+    speech: Speech  # at the requested speed, with the pause before it
     stretched: bool
     queue_s: float
     inference_s: float
@@ -26,7 +26,7 @@ class SpokenSentence:
 
 @dataclass
 class SpeechReport:
-    """What there is to say of an answer beside its sound. It grows with each piece."""
+    """Durations, timings, subtitles and defects of an answer, added up sentence by sentence."""
 
     cues: list[Cue] = field(default_factory=list)
     characters: int = 0  # of the cleaned text

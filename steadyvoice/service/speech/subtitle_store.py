@@ -1,4 +1,4 @@
-"""The subtitles of the last minutes' speech, by its id. An id is a secret: who has it may read. Runs on the event loop."""
+"""Subtitles of the last minutes' speech, by its id. An id is a secret: it alone gives access. Runs on the event loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_CHARS = 5_000_000  # of all of them together
 
 
 class SubtitleStore:
-    """`with store.speaking() as speech_id:` while it is spoken, `keep` when it is done."""
+    """`with store.speaking() as speech_id:` while it is synthesized, `keep` when it is done."""
 
     def __init__(self) -> None:
         self._speaking: set[str] = set()

@@ -26,7 +26,7 @@ from steadyvoice.service.voices.store import Voice, VoiceStore
 
 log = logging.getLogger(__name__)
 
-SPEED_TOLERANCE = 0.01  # a pace that is so near to the one asked for is left alone
+SPEED_TOLERANCE = 0.01  # relative; a speed this near to the requested one is not corrected
 # Cheap enough to do on the event loop; a hop to a thread would cost more than the work.
 INLINE_FORMATS = ("wav", "pcm")
 
@@ -41,7 +41,7 @@ class Synthesizer:
         self.meter = Meter()
 
     async def check(self, options: SpeechOptions) -> SpeechRequest:
-        """See `speech_request.check`."""
+        """See `speech.request.check`."""
         return await check(options, self.service, self.voices)
 
     async def pieces(
@@ -51,8 +51,8 @@ class Synthesizer:
 
         Args:
             request: from `check`.
-            caller: who is served fairly against others, and whose usage it is.
-            report: hears of each piece before it is yielded.
+            caller: the engine is shared fairly between callers, and usage is counted by caller.
+            report: each sentence is added to it before it is yielded.
 
         Raises:
             SteadyvoiceError: every subclass that the engine raises.
@@ -75,7 +75,7 @@ class Synthesizer:
                         raise InvalidInput(f"{where}: {error.message}", param="text") from None
                     piece = await self._piece(request, index, answer, report.duration_s)
                     report.add(piece)
-                    self._look_at(piece)
+                    self._note_defects(piece)
                     yield piece
             finally:
                 service.engine.cancel(job)  # does nothing to a job that is over
@@ -144,7 +144,7 @@ class Synthesizer:
         )
         # One that imitates generates the same whatever the speed, and changes it afterwards.
         pace = 1.0 if request.voice else request.speed
-        # An estimate decides who goes when; it must never be the reason to refuse a text. Where there is memory for less than the
+        # An estimate orders the jobs; it must never be the reason to refuse a text. Where there is memory for less than the
         # shortest piece, it is tried all the same: the last try takes less. A little under, since the limit is a rounded one.
         longest_s = min(self.service.settings.batch_size_s, 0.999 * (self.service.engine.status().longest_s or float("inf")))
         return [
@@ -164,7 +164,7 @@ class Synthesizer:
         if stretched:
             samples = await self.service.threads.run(partial(stretch, speech.samples, speech.sample_rate, factor))
             speech = replace(speech, samples=samples)
-        # A pause is part of how fast somebody speaks.
+        # The pause between sentences follows the speed.
         pause = round(self.service.spec.pause_s / request.speed * speech.sample_rate) if index else 0
         if pause:
             speech = replace(speech, samples=np.concatenate([np.zeros(pause, np.int16), speech.samples]))
@@ -172,8 +172,8 @@ class Synthesizer:
         cue = Cue(begin_s + pause / speech.sample_rate, begin_s + speech.duration_s, without_hints(text).strip())
         return SpokenSentence(index, len(request.pieces), text, cue, speech, stretched, answer.queue_s, answer.inference_s)
 
-    def _look_at(self, piece: SpokenSentence) -> None:
-        """Count what is not as it should be, and say so in the log."""
+    def _note_defects(self, piece: SpokenSentence) -> None:
+        """Count and log retries, reduced searches and defects."""
         metrics, speech = self.service.metrics, piece.speech
         metrics.retries.inc(speech.retried)
         metrics.reduced.inc(speech.reduced)
@@ -182,7 +182,7 @@ class Synthesizer:
             log.warning("sentence %d of %d has a defect, also at a second try: %s", piece.index + 1, piece.total, speech.defect)
 
     def _count(self, report: SpeechReport, caller: str) -> None:
-        """What was spoken counts, also where the caller did not stay to hear it."""
+        """Count what was synthesized, also if the caller disconnected."""
         metrics = self.service.metrics
         metrics.audio_seconds.inc(report.duration_s)
         metrics.tokens.inc(report.tokens)

@@ -78,7 +78,7 @@ class VoiceStore:
         self._registry = Registry()  # replaced as a whole
         self._told: set[str] = set()  # warnings
         self._looking = threading.RLock()  # one at a time looks at the folders or changes them
-        self._holding = threading.Lock()  # for what borrowers do, who must not wait for somebody who looks
+        self._holding = threading.Lock()  # guards borrowing alone, so that it does not wait while the folder is read
         self._borrowers: Counter[str] = Counter()  # by digest
         self._look()
         for file in (*self._folder.glob(f"{UNFINISHED}*"), *self._prepared.glob(f"{UNFINISHED}*")):
@@ -186,7 +186,7 @@ class VoiceStore:
             return self.get(name)
 
     def remove(self, name: str) -> None:
-        """Delete a voice, also one that cannot be used. Whoever has borrowed it keeps it until the end.
+        """Delete a voice, also one that cannot be used. A job that has borrowed it keeps it until its end.
 
         Raises:
             NotFound: there is no voice of that name.
@@ -313,7 +313,7 @@ class VoiceStore:
         except InvalidInput as error:
             problem = error.message
             self._warn_once(f"voice {path.name!r} cannot be used: {problem}")
-        except OSError as error:  # may be over when somebody asks again, so it is not kept
+        except OSError as error:  # may be temporary, so it is not remembered
             self._warn_once(f"voice {path.name!r} cannot be read: {error.strerror}")
             return None
         voice = Voice(name, seconds, digest, origin, info.st_mtime, problem)
