@@ -1,15 +1,12 @@
 #!/usr/bin/env bash
-# Makes the environment, fetches the weights, looks the machine over, runs the apps and starts a crashed one again.
+# Makes the environment, fetches the weights and examines the machine, then becomes the supervisor that runs the apps.
 #
 # No `set -e`: what may fail is checked where it stands. No `set -m` either: it takes hold of the terminal and stops a
-# script that was started with `&`. Each child gets a session of its own (setsid) instead, so that Ctrl-C reaches this
-# script alone, which then stops the apps in order, and so that whatever an app leaves behind can be ended as one group.
+# script that was started with `&`. Each step gets a session of its own (setsid) instead, so that Ctrl-C reaches this
+# script alone, which then ends the step and all of its children.
 set -u
 cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" || exit 1
 
-readonly PAUSE_MAX_S=30    # between two starts of an app that keeps crashing
-readonly STEADY_S=60       # an app that ran so long starts over with a short pause
-readonly KILL_AFTER_S=10   # on top of the time that an app takes to drain
 readonly VENV=.venv
 readonly STAMP=$VENV/installed  # what was installed there, written last
 readonly PYTHON=$VENV/bin/python
@@ -114,59 +111,6 @@ fetch() {
     [ "$status" -eq 0 ] || say "fetching SenseVoiceSmall ended with status $status; going on without it"
 }
 
-start() {
-    setsid "$PYTHON" "${scripts[$1]}" &
-    pids[$1]=$!
-    started[$1]=$SECONDS
-}
-
-# One app: starts it when its pause is over; if it has ended, decides what that means.
-look_after() {
-    local i=$1 status lasted
-    if [ -z "${pids[i]}" ]; then
-        ((SECONDS < retry_at[i])) || start "$i"
-        return
-    fi
-    kill -0 "${pids[i]}" 2>/dev/null && return
-    wait "${pids[i]}" 2>/dev/null
-    status=$?
-    kill -KILL -- "-${pids[i]}" 2>/dev/null  # what a crash left behind would keep the port or the memory
-    pids[i]=
-    lasted=$((SECONDS - started[i]))
-    if [ "$status" -eq 0 ]; then
-        say "${scripts[i]} was asked to stop"
-        unset "scripts[i]"
-    elif [ "$status" -eq 2 ]; then
-        say "${scripts[i]} cannot run with this configuration; it says why above"
-        result=2
-        stopping=1
-    else
-        ((lasted < STEADY_S)) || pauses[i]=1
-        say "${scripts[i]} ended with status $status after $lasted s; starting it again in ${pauses[i]} s"
-        retry_at[i]=$((SECONDS + pauses[i]))
-        pauses[i]=$((pauses[i] * 2 < PAUSE_MAX_S ? pauses[i] * 2 : PAUSE_MAX_S))
-    fi
-}
-
-any_alive() {
-    local pid
-    for pid in "${pids[@]}"; do [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null && return 0; done
-    return 1
-}
-
-# Asks the apps to finish, waits as long as that may take, then ends what is left. `jobs` alone does not tell: bash can
-# take a child that died together with a trapped signal for running.
-stop_all() {
-    local pid limit=$((drain_s + KILL_AFTER_S)) deadline
-    deadline=$((SECONDS + limit))
-    for pid in $(jobs -rp); do kill -TERM "$pid" 2>/dev/null; done
-    while any_alive && ((SECONDS < deadline)); do sleep 0.1; done
-    ! any_alive || say "not everything ended within $limit s; ending it now"
-    for pid in "${pids[@]}"; do [ -n "$pid" ] && kill -KILL -- "-$pid" 2>/dev/null; done
-    for pid in $(jobs -rp); do kill -KILL "$pid" 2>/dev/null; done
-    wait 2>/dev/null
-}
-
 wanted="" check="" licence=""
 for argument in "$@"; do
     case $argument in
@@ -206,20 +150,5 @@ attend "$PYTHON" -m steadyvoice.provision.preflight "$wanted" || exit
 
 # Asked of the settings, since .env counts as well.
 drain_s=$("$PYTHON" -c 'from steadyvoice.settings import load_settings; print(round(load_settings().drain_s))' 2>/dev/null)
-drain_s=${drain_s:-30}
-scripts=() pids=() started=() retry_at=() pauses=() stopping="" result=0
-[ "$wanted" = tts ] || scripts+=(app_sensevoice.py)
-[ "$wanted" = asr ] || scripts+=(app_tts.py)
-trap 'stopping=1' INT TERM HUP
-for i in "${!scripts[@]}"; do
-    pids[i]="" retry_at[i]=0 pauses[i]=1
-done
-setsid "$PYTHON" -m steadyvoice.provision.preflight --announce "$wanted" &
-while :; do
-    for i in "${!scripts[@]}"; do [ -n "$stopping" ] || look_after "$i"; done
-    if [ -n "$stopping" ] || [ "${#scripts[@]}" -eq 0 ]; then break; fi
-    sleep 1 &
-    wait "$!"
-done
-stop_all
-exit "$result"
+# In our place: it answers the signals from here on, and its exit code is ours.
+exec "$PYTHON" -m steadyvoice.provision.supervisor --drain-s "${drain_s:-30}" "$wanted"

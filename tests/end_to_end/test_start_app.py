@@ -610,8 +610,8 @@ def test_a_signal_is_answered_during_the_pause_before_a_start(signum: int, folde
 
 
 def test_an_app_that_ignores_the_signal_is_killed_with_its_children_when_its_time_is_over(folder: Path, start) -> None:
-    script = folder / "start_app.sh"
-    shorter = script.read_text().replace("KILL_AFTER_S=10", "KILL_AFTER_S=1")
+    script = folder / "steadyvoice" / "provision" / "supervisor.py"
+    shorter = script.read_text().replace("KILL_AFTER_S = 10", "KILL_AFTER_S = 1")
     assert shorter != script.read_text()
     script.write_text(shorter)
     (folder / ASR).write_text(STUBBORN)
