@@ -1,6 +1,6 @@
 """Two thousand requests while memory runs out, inputs are poison and the worker is killed every 20 seconds.
 
-The real app and real processes; only the engine is a fake that breaks on purpose (tests/end_to_end/chaotic_synthesizer.py). Every
+The real app and real processes; only the engine is a fake that breaks on purpose (testing/chaotic_synthesizer.py). Every
 answer is checked. Prints a table and one JSON line, and exits with 1 if anybody got what they should not. `make bench-chaos`.
 """
 
@@ -16,8 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from steadyvoice.testing import chaos  # noqa: E402
 from steadyvoice.testing.running_apps import running  # noqa: E402
-from tests.end_to_end import chaos  # noqa: E402
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--kill-every", type=float, default=20.0, help="seconds")
     parser.add_argument("--seconds", type=float, default=200.0, help="over which the requests are spread")
     options = parser.parse_args()
-    with running("tests/end_to_end/chaotic_app.py", **chaos.SETTINGS) as app:
+    with running("steadyvoice/testing/chaotic_app.py", **chaos.SETTINGS) as app:
         outcome = chaos.run(app, options.requests, options.callers, options.kill_every, options.seconds)
     row = outcome.as_row()
     for name, value in row.items():

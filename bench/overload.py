@@ -1,6 +1,6 @@
 """Ten times more callers than the service can serve: what it still gets done, how fast it says no, and who waits.
 
-The real app and real processes, on an engine whose batches take a known time (tests/end_to_end/timed_synthesizer.py), so that the
+The real app and real processes, on an engine whose batches take a known time (testing/timed_synthesizer.py), so that the
 device and not this machine is the bottleneck. Prints a table and one JSON line. `make bench-overload`.
 
 - capacity: as many callers as have a place, each asking again when answered.
@@ -37,7 +37,7 @@ from steadyvoice.engine.tickets import Task  # noqa: E402
 from steadyvoice.engine.worker_process import WorkerSpec  # noqa: E402
 from steadyvoice.protocol import Payload  # noqa: E402
 from steadyvoice.testing.running_apps import RunningApp, running  # noqa: E402
-from tests.end_to_end.timed_app import BATCH_ITEMS, BATCH_S, ENGINE  # noqa: E402
+from steadyvoice.testing.timed_app import BATCH_ITEMS, BATCH_S, ENGINE  # noqa: E402
 
 PLACES = {"CONCURRENCY": "8", "QUEUE_SIZE": "8", "RESULT_CACHE_MB": "0"}  # every caller asks for the same
 CALLERS = 16  # as many as have a place
@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--capacity-seconds", type=float, default=20.0)
     parser.add_argument("--times", type=float, default=10.0, help="of the capacity")
     options = parser.parse_args()
-    with running("tests/end_to_end/timed_app.py", **PLACES) as app:
+    with running("steadyvoice/testing/timed_app.py", **PLACES) as app:
         rows = measure(app, options)
     rows.append(fairness(min(60.0, options.seconds)))
     for row in rows:

@@ -15,9 +15,9 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
+from steadyvoice.testing.sensevoice_reference import our_logits, random_items, reference_logits  # noqa: E402
 from steadyvoice.worker.recognizers.funasr_automodel import FunasrRecognizer  # noqa: E402
 from steadyvoice.worker.recognizers.sensevoice.recognizer import SenseVoiceRecognizer  # noqa: E402
-from tests.worker.recognizers.test_sensevoice_recognizer import our_logits, random_items, reference_logits  # noqa: E402
 
 BATCH = 5  # segments of any length together
 

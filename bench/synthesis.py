@@ -1,6 +1,6 @@
 """First audio, speed and fairness of speech at 1, 5, 20 and 40 callers who come at once: ours against one lock around the model.
 
-`make bench-synthesis`. Two engines: espeak, and the stand-in of IndexTTS2 (tests/indextts2/standin.py), which takes the time that
+`make bench-synthesis`. Two engines: espeak, and the stand-in of IndexTTS2 (steadyvoice/testing), which takes the time that
 was reported of the real one (a third of the audio, 2.0 on a 4090) and memory for its cache; its figures say what scheduling does
 and nothing of IndexTTS2's own speed. Every caller wants a text of its own in one of three voices. Both sides run as servers, one
 after the other, on the same machine. Prints a table and one JSON line.
@@ -32,9 +32,9 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from steadyvoice.testing.indextts2_standin import RATE, write_checkout  # noqa: E402
 from steadyvoice.testing.ports import free_port  # noqa: E402
 from steadyvoice.testing.running_apps import CLIPS, running  # noqa: E402
-from tests.indextts2.standin import RATE, write_checkout  # noqa: E402
 
 CALLERS = (1, 5, 20, 40)
 SENTENCES = 3

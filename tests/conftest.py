@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.indextts2.standin import write_checkout
+from steadyvoice.testing.indextts2_standin import write_checkout
 
 MakeCheckout = Callable[..., Path]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from steadyvoice.testing import chaos
 from steadyvoice.testing.running_apps import running
-from tests.end_to_end import chaos
 
 
 def test_the_innocent_are_answered_rightly_and_every_poison_is_refused() -> None:
-    with running("tests/end_to_end/chaotic_app.py", **chaos.SETTINGS) as app:
+    with running("steadyvoice/testing/chaotic_app.py", **chaos.SETTINGS) as app:
         outcome = chaos.run(app, requests=400, callers=32, kill_every_s=3.0)
 
     assert not outcome.wrong, chaos.summary(outcome.wrong)

@@ -25,11 +25,11 @@ from steadyvoice.engine_specs import EMOTIONS
 from steadyvoice.provision.create_service import create_service
 from steadyvoice.service import service as service_module
 from steadyvoice.settings import Settings
+from steadyvoice.testing.indextts2_standin import REFERENCES, VOICES, code_of, number_of, seconds_of
+from steadyvoice.testing.indextts2_tones import Heard, hear, sentences
 from steadyvoice.testing.running_apps import CLIPS, RunningApp, running
 from tests.audio import read, wav_bytes
 from tests.conftest import MakeCheckout
-from tests.indextts2.ear import Heard, hear, sentences
-from tests.indextts2.standin import REFERENCES, VOICES, code_of, number_of, seconds_of
 
 RTF = 0.01  # enough for the order of turns to show
 WORDS = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "jetty", "kiosk", "lemon", "maple"]

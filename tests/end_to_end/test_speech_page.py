@@ -16,11 +16,11 @@ from gradio_client import Client
 from playwright.sync_api import Browser, Page, expect
 
 from steadyvoice.testing.browser import PHONE, WAIT_MS, fits, opened, wait_done
+from steadyvoice.testing.indextts2_standin import REFERENCES, VOICES, code_of, number_of
+from steadyvoice.testing.indextts2_tones import Heard, hear
 from steadyvoice.testing.running_apps import CLIPS, RunningApp, running
 from tests.audio import read, wav_bytes
 from tests.conftest import MakeCheckout
-from tests.indextts2.ear import Heard, hear
-from tests.indextts2.standin import REFERENCES, VOICES, code_of, number_of
 
 EMMA, ANNE = "Emma", "安妮"  # who are there from the start
 

@@ -4,65 +4,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
-import torch
 
 from steadyvoice.protocol import FloatArray, ItemError, Payload, Recognition, RecognizeItem
+from steadyvoice.testing.sensevoice_reference import RATE, our_logits, random_items, reference_logits, speech
 from steadyvoice.worker.recognizers.funasr_automodel import FunasrRecognizer
 from steadyvoice.worker.recognizers.sensevoice.recognizer import (
     ITN_QUERIES,
     LANGUAGE_QUERIES,
     SenseVoiceRecognizer,
     collapse,
-    queries_of,
 )
 from steadyvoice.worker.registry import load_model
 
-DATA = Path(__file__).resolve().parents[2] / "data"
-RATE = 16_000
 SEGMENTS = 200
 LOGITS_TOLERANCE = 1e-3
-
-
-def speech() -> FloatArray:
-    """The clips one after the other, twice: 32 s."""
-    clips = [soundfile.read(DATA / f"austen-{number}.wav", dtype="float32")[0] for number in ("0870", "0890", "0930")]
-    return np.concatenate(clips * 3)
-
-
-def random_items(count: int, seed: int) -> list[RecognizeItem]:
-    """Segments of 0.1 to 30 s, more short ones than long ones, with any language and ITN."""
-    generator, samples = np.random.default_rng(seed), speech()
-    items = []
-    for _ in range(count):
-        length = int(RATE * (0.1 + 29.9 * generator.random() ** 4))
-        start = int(generator.integers(0, len(samples) - length + 1))
-        language = str(generator.choice(list(LANGUAGE_QUERIES)))
-        items.append(RecognizeItem(samples[start : start + length].copy(), language, bool(generator.integers(2))))
-    return items
 
 
 @pytest.fixture(scope="module")
 def recognizer(random_release: Path) -> SenseVoiceRecognizer:
     return SenseVoiceRecognizer(str(random_release), "fp32", "cpu")
-
-
-def reference_logits(funasr: FunasrRecognizer, item: RecognizeItem) -> torch.Tensor:
-    """What FunASR's own modules compute for one item: float32 [4 + rows, 25055]."""
-    model, frontend = funasr._model.model, funasr._model.kwargs["frontend"]
-    features, _ = frontend(torch.from_numpy(item.samples)[None], torch.tensor([len(item.samples)]))
-    with torch.no_grad():
-        rows = torch.cat([model.embed(queries_of([item], torch.device("cpu"))), features], dim=1)
-        encoded, _ = model.encoder(rows, torch.tensor([rows.shape[1]]))
-        logits: torch.Tensor = model.ctc.ctc_lo(encoded)[0]
-    return logits
-
-
-def our_logits(recognizer: SenseVoiceRecognizer, item: RecognizeItem) -> torch.Tensor:
-    features, rows = recognizer.filterbank([torch.from_numpy(item.samples)])
-    with torch.inference_mode():
-        encoded = recognizer.network.encode(features, rows, queries_of([item], recognizer.device))
-        return recognizer.network.logits(encoded)[0]
 
 
 def test_tokens_of_random_segments_are_funasr_s_alone_and_in_mixed_batches(

@@ -22,9 +22,9 @@ from steadyvoice.engine.tickets import Task, Ticket
 from steadyvoice.engine.worker_process import WorkerSpec
 from steadyvoice.engine_specs import EMOTIONS
 from steadyvoice.protocol import MemoryPlan, Speech, SynthesizeItem
+from steadyvoice.testing.indextts2_standin import KV_BYTES, REFERENCES, VOICES, code_of, number_of, seconds_of
+from steadyvoice.testing.indextts2_tones import Heard, hear
 from tests.conftest import MakeCheckout
-from tests.indextts2.ear import Heard, hear
-from tests.indextts2.standin import KV_BYTES, REFERENCES, VOICES, code_of, number_of, seconds_of
 
 WAIT_S = 30.0
 TEXT = "the quick brown fox jumps over it"

@@ -25,8 +25,8 @@ from steadyvoice.protocol import Speech, SynthesizeItem
 from steadyvoice.provision.select_engine import choose_synthesizer
 from steadyvoice.service.service import worker_spec
 from steadyvoice.settings import Settings
+from steadyvoice.testing.indextts2_standin import IndexTTS2V2, IndexTTS2V25
 from steadyvoice.testing.running_apps import CLIPS
-from tests.indextts2.standin import IndexTTS2V2, IndexTTS2V25
 
 PYTHON = os.environ.get("STEADYVOICE_INDEXTTS_PYTHON")
 pytestmark = pytest.mark.skipif(not PYTHON, reason="NOT RUN: IndexTTS2 is not installed (STEADYVOICE_INDEXTTS_PYTHON)")

@@ -13,7 +13,7 @@ from steadyvoice.provision.create_service import create_service
 from steadyvoice.server.run import run_app
 from steadyvoice.settings import Settings
 
-ENGINE = "tests.end_to_end.chaotic_synthesizer:ChaoticSynthesizer"
+ENGINE = "steadyvoice.testing.chaotic_synthesizer:ChaoticSynthesizer"
 OOM_SHARE = 0.05
 
 

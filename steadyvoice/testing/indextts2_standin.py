@@ -1,6 +1,6 @@
 """A package `indextts` with the classes, arguments and errors of IndexTTS2 2.0 and 2.5, and tones for speech.
 
-What was asked for can be heard in the answer (`tests.indextts2.ear`): one tone tells the voice, one the emotion, and a row of
+What was asked for can be heard in the answer (`testing.indextts2_tones`): one tone tells the voice, one the emotion, and a row of
 tones the text. It draws from Python's global generator, as the original does from torch's, holds one voice at a time by the path
 of its file, may be used by one thread only, and prints what it is given. Words in the text make it fail: see `FAULTS`.
 
@@ -291,7 +291,7 @@ def write_checkout(root: Path, version: str, python: str, packages: list[str], *
     (package / "__init__.py").touch()
     for name in _modules(version):
         kind = "IndexTTS2V25" if name == "infer_v2_5" else "IndexTTS2V2"
-        (package / f"{name}.py").write_text(f"from tests.indextts2.standin import {kind} as IndexTTS2\n")
+        (package / f"{name}.py").write_text(f"from steadyvoice.testing.indextts2_standin import {kind} as IndexTTS2\n")
     for name in _weights(version):
         path = root / "checkpoints" / name
         path.parent.mkdir(parents=True, exist_ok=True)

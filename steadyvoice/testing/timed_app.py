@@ -13,7 +13,7 @@ from steadyvoice.provision.create_service import create_service
 from steadyvoice.server.run import run_app
 from steadyvoice.settings import Settings
 
-ENGINE = "tests.end_to_end.timed_synthesizer:TimedSynthesizer"
+ENGINE = "steadyvoice.testing.timed_synthesizer:TimedSynthesizer"
 BATCH_S, BATCH_ITEMS = 0.25, 4
 
 

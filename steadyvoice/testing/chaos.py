@@ -1,11 +1,12 @@
 """Many callers of an app whose engine breaks all the time: each outcome is looked at, and the app's memory.
 
 Memory runs out in one batch of twenty, one request of `POISON_EVERY` is poison (half of them end the worker, the others make the
-model raise), and the worker is killed every `kill_every_s`. Shared by the test and by bench/chaos.py.
+model raise), and the worker is killed every `kill_every_s`. Shared by tests/end_to_end/test_chaos.py and bench/chaos.py.
 """
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import signal
@@ -22,9 +23,9 @@ from typing import Any
 import httpx
 import numpy as np
 import psutil
+import soundfile
 
 from steadyvoice.testing.running_apps import RunningApp
-from tests.audio import read
 
 POISON_EVERY = 50
 REFUSALS = {500, 503, 422}
@@ -118,7 +119,7 @@ def _problem(number: int, poison: bool, answer: httpx.Response) -> str | None:
         return None if answer.status_code in REFUSALS else f"poison {number} was answered with {answer.status_code}"
     if answer.status_code != 200:
         return f"innocent {number} got {answer.status_code}: {answer.text[:200]}"
-    samples, _ = read(answer.content)
+    samples, _ = soundfile.read(io.BytesIO(answer.content), dtype="float32")
     said = set(np.unique(np.round(samples * 32_768).astype(int)).tolist())
     return None if said == {number} else f"innocent {number} got the audio of {sorted(said)[:3]}"
 

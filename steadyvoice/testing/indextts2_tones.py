@@ -1,4 +1,4 @@
-"""Hears what the stand-in was asked to say: voice, emotion and text, whatever codec and speed the audio came through."""
+"""Finds in the audio what the stand-in for IndexTTS2 was asked for: voice, emotion and text. No codec or speed hides it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.indextts2.standin import (
+from steadyvoice.testing.indextts2_standin import (
     EMOTION_HZ,
     EMOTION_STEP,
     REFERENCE_HZ,
@@ -35,7 +35,7 @@ class Heard:
     voice: int
     emotion: tuple[float, ...]  # eight strengths
     reference: int | None  # number of the emotion's recording
-    code: tuple[int, ...]  # as `standin.code_of` of the text
+    code: tuple[int, ...]  # as `indextts2_standin.code_of` of the text
 
 
 def sentences(samples: NDArray[np.float32], rate: int) -> list[NDArray[np.float32]]:
