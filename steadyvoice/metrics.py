@@ -93,5 +93,5 @@ class _EngineCollector(Collector):
             yield CounterMetricFamily(f"steadyvoice_{name}", help_text, value=float(value))
         events = CounterMetricFamily("steadyvoice_engine_events", "What happened to workers and batches", labels=["event"])
         for name, count in status.events.items():
-            events.add_metric([name.replace(" ", "_")], count)
+            events.add_metric([name], count)
         yield events

@@ -10,33 +10,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from steadyvoice.protocol.cost import CostModel
+
 SMALLEST_SHARE = 1 / 64  # what running out of memory again and again leaves of a budget
+UNMEASURED = CostModel()  # costs nothing in bytes, so that only the padded seconds bound a batch
 RECOVERY = 1 / 32  # of the budget, added back by each batch that went well
-
-
-@dataclass(frozen=True, slots=True)
-class CostModel:
-    """bytes = fixed + linear * items * longest + quadratic * items * longest^2, `longest` in seconds of audio.
-
-    Linear are activations, quadratic whatever attention keeps for every pair of rows.
-    """
-
-    fixed: float = 0.0
-    linear: float = 0.0
-    quadratic: float = 0.0
-
-    def bytes(self, items: int, longest: float) -> float:
-        """Beyond what the loaded model takes at rest."""
-        return self.fixed + items * longest * (self.linear + self.quadratic * longest)
-
-    def longest(self, limit: float) -> float:
-        """Seconds of the longest single item within `limit` bytes; 0 if there is none, infinity if there is no end."""
-        room = limit - self.fixed
-        if room < 0:
-            return 0.0
-        if self.quadratic:
-            return (math.sqrt(self.linear**2 + 4 * self.quadratic * room) - self.linear) / (2 * self.quadratic)
-        return room / self.linear if self.linear else math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +23,7 @@ class Budget:
 
     padded_s: float
     bytes: float = math.inf
-    cost: CostModel = CostModel()
+    cost: CostModel = UNMEASURED
 
     def fits(self, items: int, longest: float, share: float = 1.0) -> bool:
         """Whether a batch of `items` whose longest is `longest` seconds is within this share of the budget."""

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 
-from steadyvoice.engine.dispatcher import DEFAULT_POLICY, Dispatcher, Policy
+from steadyvoice.engine.dispatcher import Dispatcher
+from steadyvoice.engine.policy import DEFAULT_POLICY, Policy
 from steadyvoice.engine.scheduler import Limits
 from steadyvoice.engine.status import BatchReport, EngineStatus
 from steadyvoice.engine.worker_process import WorkerSpec
@@ -48,8 +49,7 @@ class Engine(Dispatcher):
 
     def close(self) -> None:
         """Stop the worker; whoever still waits gets EngineUnavailable. Returns when the worker is gone."""
-        with self._lock:
-            self._closing = True
+        self._closing = True
         self._wake_up.wake()
         self._thread.join()
 
@@ -64,9 +64,9 @@ class Engine(Dispatcher):
         try:
             while not self._closing:
                 self._beat = time.monotonic()
-                self.turn()
+                self.step()
                 self._sleep()
-                self.hear()
+                self.receive()
             crashed = False
         finally:
             # Also on a bug in here: nobody may be left waiting for a thread that is gone.

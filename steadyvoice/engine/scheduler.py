@@ -26,6 +26,7 @@ from itertools import islice
 
 from steadyvoice.engine.budget import Allowance, Budget
 from steadyvoice.errors import Overloaded, TooLarge
+from steadyvoice.protocol.model import Failure
 
 # A batch may compute so much padding on top of its real seconds; beyond that two small batches are cheaper than one.
 MAX_PADDING_SHARE = 0.25
@@ -46,14 +47,6 @@ class ServiceClass(enum.Enum):
 
 # Seconds without a turn after which a job goes before everybody who is younger.
 PATIENCE_S = {ServiceClass.INTERACTIVE: 15.0, ServiceClass.BATCH: 60.0}
-
-
-class Failure(enum.Enum):
-    """Why a batch ended without answers for all of its works."""
-
-    OUT_OF_MEMORY = "oom"
-    ERROR = "error"  # the model raised
-    DEATH = "death"  # the worker died, or hung and was killed
 
 
 # A work that failed so often with nobody beside it has failed for good. Memory may have been taken by others for a moment, and a

@@ -35,7 +35,7 @@ class EngineStatus:
 EVENTS = {
     "died": "workers that ended by themselves or were killed by others",
     "hung": "workers that were killed because they no longer answered or did not get on",
-    "broke the protocol": "workers that were killed because they talked nonsense",
+    "protocol_error": "workers that were killed because they sent an invalid message",
     "recycled": "workers that were replaced because they held too much memory",
     "unloaded": "workers that left because nobody needed them",
     "oom_split": "batches that ran out of memory and were tried again in parts",

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from steadyvoice.engine.worker_process import Worker, WorkerGone, WorkerSpec
-from steadyvoice.protocol import Message, ModelInfo
+from steadyvoice.protocol import ModelInfo
+from steadyvoice.protocol.messages import Load
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
-class WorkerSlot:
+class WorkerLifecycle:
     """See the module's docstring."""
 
     def __init__(self, spec: WorkerSpec, clock: Callable[[], float], spawn: Callable[[WorkerSpec], Worker]) -> None:
@@ -40,7 +41,7 @@ class WorkerSlot:
         self.worker: Worker | None = None
         self.model: ModelInfo | None = None
         self.state = State.UNLOADED
-        self.wanted = False  # somebody asked for the model before there is work
+        self.load_requested = False  # somebody asked for the model before there is work
         self.loaded: Future[ModelInfo] = Future()  # of the load that is under way or will come next
         self.last_error: str | None = None
         self.loads = self.deaths = 0
@@ -74,7 +75,7 @@ class WorkerSlot:
         self._load_began = self._now()
         try:
             self.worker = self._spawn(self._spec)
-            self.worker.send(Message("load"))
+            self.worker.send(Load())
         except (OSError, WorkerGone) as error:
             reason = error.strerror if isinstance(error, OSError) else error  # without the path of the interpreter
             return f"the worker process could not be started: {reason}"
@@ -87,12 +88,12 @@ class WorkerSlot:
         self.loads += 1
         log.info("engine %s (%s) loaded in %.2f s", model.name, model.revision, self._now() - self._load_began)
         self.loaded.set_result(model)
-        self.wanted = False  # after it: who asked meanwhile has found it done
+        self.load_requested = False  # after it: who asked meanwhile has found it done
 
     def load_failed(self, reason: str) -> Future[ModelInfo]:
         """Back off. Returns the future of the load that failed, for the engine to fail with what it tells everybody."""
         self._remove()
-        self.wanted = False
+        self.load_requested = False
         self.last_error = f"the model could not be loaded: {reason}"
         self._back_off()
         self.state = State.BACKOFF

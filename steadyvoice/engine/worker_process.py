@@ -6,7 +6,6 @@ inherited socket pair, so there is no name in the file system and nobody else ca
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
@@ -14,12 +13,14 @@ import struct
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
-from steadyvoice.protocol import MemoryPlan, Message, decode, encode
+from steadyvoice.protocol import MemoryPlan
+from steadyvoice.protocol.messages import FromWorker, ToWorker, WorkerArguments, message_from_worker, to_frame
+from steadyvoice.protocol.wire import decode, encode
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +55,8 @@ class WorkerSpec:
     memory: MemoryPlan = field(default_factory=MemoryPlan)
 
     def command(self, fd: int) -> list[str]:
-        arguments = {"fd": fd, "parent": os.getpid(), "engine": self.engine, "options": self.options}
-        arguments["memory"] = asdict(self.memory)
-        return [self.python, "-m", "steadyvoice.worker", json.dumps(arguments)]
+        arguments = WorkerArguments(fd, os.getpid(), self.engine, self.options, self.memory)
+        return [self.python, "-m", "steadyvoice.worker", arguments.to_json()]
 
 
 class Worker(Protocol):
@@ -73,9 +73,9 @@ class Worker(Protocol):
     @property
     def hung(self) -> bool: ...
 
-    def send(self, message: Message) -> None: ...
+    def send(self, message: ToWorker) -> None: ...
 
-    def receive(self) -> Message | None: ...
+    def receive(self) -> FromWorker | None: ...
 
     def stop(self) -> None: ...
 
@@ -86,7 +86,7 @@ class WorkerGone(Exception):
     """The other end of the pipe is closed, or does not take or finish a frame."""
 
 
-class WorkerHandle:
+class WorkerProcess:
     """A running worker process. Used by one thread, which must outlive the worker: the kernel kills a
     child whose spawning *thread* ends (PR_SET_PDEATHSIG), and that is how no orphan survives us."""
 
@@ -131,19 +131,19 @@ class WorkerHandle:
         """It has said nothing, not even that it lives, for too long."""
         return time.monotonic() - self.last_heard > self.heartbeat_timeout_s
 
-    def send(self, message: Message) -> None:
-        """Raises WorkerGone when the worker has died."""
+    def send(self, message: ToWorker) -> None:
+        """Raises WorkerGone when the worker has died, ProtocolError when the message cannot be encoded; nothing was sent then."""
         try:
-            self.connection.send_bytes(encode(message))
+            self.connection.send_bytes(encode(to_frame(message)))
         except OSError as error:
             raise WorkerGone(str(error)) from error
 
-    def receive(self) -> Message | None:
+    def receive(self) -> FromWorker | None:
         """The next message if one has arrived, else None.
 
         Raises:
             WorkerGone: the worker has died and everything it said has been read.
-            ProtocolError: it talks nonsense.
+            ProtocolError: it has sent something that is not a valid message.
         """
         try:
             if not self.connection.poll():
@@ -152,7 +152,7 @@ class WorkerHandle:
         except (EOFError, OSError) as error:
             raise WorkerGone(str(error)) from error
         self.last_heard = time.monotonic()
-        return decode(frame)
+        return message_from_worker(decode(frame))
 
     def stop(self) -> None:
         """End the process and reap it: politely by closing the pipe, then not."""

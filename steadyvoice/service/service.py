@@ -10,8 +10,8 @@ from typing import Literal
 from steadyvoice.admission.admission import Admission
 from steadyvoice.admission.capacity import Capacity
 from steadyvoice.engine.budget import Budget
-from steadyvoice.engine.dispatcher import Policy
 from steadyvoice.engine.engine_thread import Engine
+from steadyvoice.engine.policy import Policy
 from steadyvoice.engine.scheduler import Limits, ServiceClass
 from steadyvoice.engine.status import BatchReport
 from steadyvoice.engine.tickets import JobHandle, Task

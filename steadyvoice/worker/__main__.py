@@ -8,7 +8,6 @@ live.
 from __future__ import annotations
 
 import ctypes
-import json
 import logging
 import os
 import queue
@@ -19,27 +18,37 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
-from steadyvoice.memory import MemorySample, sample
-from steadyvoice.protocol import (
+from steadyvoice.memory import sample
+from steadyvoice.protocol import ItemError
+from steadyvoice.protocol.messages import (
     EXIT_OUT_OF_MEMORY,
     HEARTBEAT_S,
-    BatchBudget,
-    ItemError,
-    MemoryPlan,
-    Message,
-    Payload,
-    decode,
-    encode,
+    Aborted,
+    AskedToLeave,
+    Batch,
+    Done,
+    FromWorker,
+    Heartbeat,
+    Hello,
+    ItemFailed,
+    Load,
+    Loaded,
+    LoadFailed,
+    Result,
+    ToWorker,
+    WorkerArguments,
+    message_to_worker,
+    to_frame,
 )
+from steadyvoice.protocol.model import Failure
+from steadyvoice.protocol.wire import decode, encode
 from steadyvoice.worker.device import Device
 from steadyvoice.worker.device_sharing import SharedDevice
-from steadyvoice.worker.error_kinds import Fault, fault_of
+from steadyvoice.worker.error_kinds import failure_of
 from steadyvoice.worker.memory_profile import budget_of
 from steadyvoice.worker.registry import Model, load_model
 
@@ -59,32 +68,32 @@ class Pipe:
         self._connection = connection
         self._lock = threading.Lock()
 
-    def send(self, kind: str, items: tuple[Payload, ...] = (), **fields: Any) -> None:
-        frame = encode(Message(kind, fields, items))
+    def send(self, message: FromWorker) -> None:
+        frame = encode(to_frame(message))
         with self._lock:
             self._connection.send_bytes(frame)
 
 
 def main() -> None:
-    arguments = json.loads(sys.argv[1])
-    die_with_parent(arguments["parent"])
+    arguments = WorkerArguments.from_json(sys.argv[1])
+    die_with_parent(arguments.parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s worker[%(process)d] %(message)s", stream=sys.stderr)
-    connection = Connection(arguments["fd"])
+    connection = Connection(arguments.fd)
     pipe = Pipe(connection)
-    inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(connection, inbox), name="reader", daemon=True).start()
-    plan = MemoryPlan(**arguments["memory"])
+    plan = arguments.memory
     shared = SharedDevice(Path(plan.folder) if plan.folder else None)
     threading.Thread(target=_beat, args=(pipe, shared), name="heartbeat", daemon=True).start()
-    pipe.send("hello", pid=os.getpid())
+    pipe.send(Hello(os.getpid()))
     device = Device(plan.trim, plan.reserve)
     model: Model | None = None
     while True:
         message = inbox.get()
-        if message.kind == "load" and model is None:
+        if isinstance(message, Load) and model is None:
             model = _load(pipe, arguments, device, shared)
-        elif message.kind == "batch" and model is not None:
+        elif isinstance(message, Batch) and model is not None:
             run_batch(pipe, model, device, message)
         else:
             raise SystemExit(f"unexpected message {message.kind!r}")
@@ -98,54 +107,53 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)  # it died before we could ask
 
 
-def run_batch(pipe: Pipe, model: Model, device: Device, message: Message) -> None:
+def run_batch(pipe: Pipe, model: Model, device: Device, batch: Batch) -> None:
     """Run the items and answer each as soon as the model yields its outcome."""
-    batch, answered, failure = message.fields["id"], 0, None
+    answered, failure = 0, None
     began = last = time.monotonic()
     device.start_measuring()
-    run = getattr(model, "run_low_memory", model.run) if message.fields["last_try"] else model.run
+    run = getattr(model, "run_low_memory", model.run) if batch.last_try else model.run
     try:
-        for outcome in islice(run(message.items), len(message.items)):
+        for outcome in islice(run(batch.items), len(batch.items)):
             now = time.monotonic()
             if isinstance(outcome, ItemError):
-                pipe.send("failed", batch=batch, index=answered, error={"kind": outcome.kind, "message": outcome.message})
+                pipe.send(ItemFailed(batch.id, answered, outcome))
             else:
-                pipe.send("result", (outcome,), batch=batch, index=answered, seconds=now - last)
+                pipe.send(Result(batch.id, answered, now - last, outcome))
             answered, last = answered + 1, now
-        if answered != len(message.items):
-            raise RuntimeError(f"the model answered {answered} of {len(message.items)} items")
+        if answered != len(batch.items):
+            raise RuntimeError(f"the model answered {answered} of {len(batch.items)} items")
     except Exception as error:
-        # Whose fault it was is not known here; the log has the traceback, the app tries again in parts.
-        failure = fault_of(error)
-        log.exception("batch %d failed at item %d of %d (%s)", batch, answered, len(message.items), failure.value)
-    if failure is Fault.STICKY:
+        # Which item caused it is not known here. The log has the traceback, and the app tries again in parts.
+        failure = failure_of(error)
+        log.exception("batch %d failed at item %d of %d (%s)", batch.id, answered, len(batch.items), failure.value)
+    if failure is Failure.DEATH:
         log.critical("the device is lost to this process, which ends")
         os._exit(EXIT_STICKY)
-    if failure is Fault.OUT_OF_MEMORY:
+    if failure is Failure.OUT_OF_MEMORY:
         device.trim()  # only now: until here the exception held on to every frame, and with them to the tensors
     used = device.used()
     device.after_batch()
-    kind = "done" if failure is None else "aborted"
-    how = {} if failure is None else {"failure": failure.value}
-    pipe.send(kind, batch=batch, seconds=time.monotonic() - began, used=used, memory=sample("batch", "worker").as_dict(), **how)
+    seconds, memory = time.monotonic() - began, sample("batch", "worker")
+    pipe.send(Done(batch.id, seconds, memory, used) if failure is None else Aborted(batch.id, seconds, memory, failure, used))
 
 
-def _load(pipe: Pipe, arguments: dict[str, Any], device: Device, shared: SharedDevice) -> Model:
-    plan = MemoryPlan(**arguments["memory"])
-    engine, options = arguments["engine"], arguments["options"]
+def _load(pipe: Pipe, arguments: WorkerArguments, device: Device, shared: SharedDevice) -> Model:
+    engine, options = arguments.engine, arguments.options
 
-    def load() -> tuple[Model, MemorySample, BatchBudget | None]:
+    def load() -> tuple[Model, Loaded]:
         model = load_model(engine, options)
         device.at_rest()
         at_rest = sample("load", "worker")
-        return model, at_rest, budget_of(model, device, shared, plan, {"engine": engine, "options": options})
+        budget = budget_of(model, device, shared, arguments.memory, {"engine": engine, "options": options})
+        return model, Loaded(model.info, at_rest, budget)
 
     try:
         with shared.loading():
             try:
-                model, at_rest, budget = load()
+                model, loaded = load()
             except Exception as error:
-                if fault_of(error) is not Fault.OUT_OF_MEMORY or not shared.ask_others_to_leave(LEAVE_WAIT_S):
+                if failure_of(error) is not Failure.OUT_OF_MEMORY or not shared.ask_others_to_leave(LEAVE_WAIT_S):
                     raise
                 asked = True
             else:
@@ -153,32 +161,31 @@ def _load(pipe: Pipe, arguments: dict[str, Any], device: Device, shared: SharedD
             if asked:  # only now the exception has let go of what was loaded
                 log.warning("another worker has left, which was asked to: loading again")
                 device.trim()
-                model, at_rest, budget = load()
+                model, loaded = load()
     except Exception as error:
         log.exception("loading %s failed", engine)
         # Callers will read it: file names help them, folders are nobody's business.
-        pipe.send("load_failed", reason=f"{type(error).__name__}: {FOLDER.sub('', str(error))}")
+        pipe.send(LoadFailed(f"{type(error).__name__}: {FOLDER.sub('', str(error))}"))
         raise SystemExit(1) from error
-    info = {"name": model.info.name, "revision": model.info.revision, "max_batch_items": model.info.max_batch_items}
-    pipe.send("loaded", model=info, memory=at_rest.as_dict(), budget=asdict(budget) if budget else None)
+    pipe.send(loaded)
     return model
 
 
-def _read(connection: Connection, inbox: queue.SimpleQueue[Message]) -> None:
-    with _ends_the_process():  # at the end of the file, or by a fault: not even a batch in hand is of use to anybody
+def _read(connection: Connection, inbox: queue.SimpleQueue[ToWorker]) -> None:
+    with _exit_on_failure():  # at the end of the file, or by a fault: not even a batch in hand is of use to anybody
         while True:
-            inbox.put(decode(connection.recv_bytes()))
+            inbox.put(message_to_worker(decode(connection.recv_bytes())))
 
 
 def _beat(pipe: Pipe, shared: SharedDevice) -> None:
-    wakeless = threading.Event()
-    with _ends_the_process():
-        while not wakeless.wait(HEARTBEAT_S):
-            pipe.send("asked_to_leave" if shared.is_asked_to_leave() else "heartbeat")
+    with _exit_on_failure():
+        while True:
+            time.sleep(HEARTBEAT_S)
+            pipe.send(AskedToLeave() if shared.is_asked_to_leave() else Heartbeat())
 
 
 @contextmanager
-def _ends_the_process() -> Iterator[None]:
+def _exit_on_failure() -> Iterator[None]:
     """A worker that can no longer hear, or no longer say that it lives, must not live on."""
     try:
         yield

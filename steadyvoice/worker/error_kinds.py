@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import enum
+from steadyvoice.protocol.model import Failure
 
 # Of CUDA: after one of these every later call on the device fails too, or worse, answers with garbage.
 STICKY = (
@@ -12,20 +12,12 @@ STICKY = (
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "status_alloc_failed")
 
 
-class Fault(enum.Enum):
-    """The values are those of `steadyvoice.engine.scheduler.Failure`, but for the last."""
-
-    OUT_OF_MEMORY = "oom"
-    ERROR = "error"
-    STICKY = "sticky"  # the device is lost to this process: only a new one can go on
-
-
-def fault_of(error: BaseException) -> Fault:
-    """By type where it tells, else by what the message says."""
+def failure_of(error: BaseException) -> Failure:
+    """By type where it tells, else by the message. DEATH: the device is lost to this process, and only a new one can go on."""
     text = str(error).lower()
     if any(sign in text for sign in STICKY):
-        return Fault.STICKY
+        return Failure.DEATH
     names = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, MemoryError) or "OutOfMemoryError" in names or any(sign in text for sign in OUT_OF_MEMORY):
-        return Fault.OUT_OF_MEMORY
-    return Fault.ERROR
+        return Failure.OUT_OF_MEMORY
+    return Failure.ERROR

@@ -15,15 +15,18 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from steadyvoice.protocol import BatchBudget, MemoryPlan, Payload
+from steadyvoice.protocol import MemoryPlan, Payload
+from steadyvoice.protocol.cost import CostModel
+from steadyvoice.protocol.model import BatchBudget, Failure
 from steadyvoice.worker.device import Device
 from steadyvoice.worker.device_sharing import SharedDevice
-from steadyvoice.worker.error_kinds import Fault, fault_of
+from steadyvoice.worker.error_kinds import failure_of
 from steadyvoice.worker.registry import Model
 
 log = logging.getLogger("steadyvoice.worker")
@@ -39,7 +42,6 @@ NOTHING = 1e-6  # of the largest point: a term that adds no more is none
 EXACT = NOTHING**2  # of the squares that are fitted: a smaller rest is rounding
 VERSION = 3  # one more when the file's contents mean something else, or a network of ours takes other memory than before
 
-Cost = tuple[float, float, float]  # fixed, linear, quadratic
 Point = tuple[int, float, int]  # items, longest in seconds, bytes
 
 
@@ -69,18 +71,17 @@ def budget_of(model: Model, device: Device, shared: SharedDevice, plan: MemoryPl
     device.bound(held + room)
     folder = Path(plan.folder) / "profiles" if plan.folder else None
     cost = known or cost_of(key, folder, lambda: sweep(model, device, shapes, room))
-    fixed, linear, quadratic = cost
-    need = fixed + plan.padded_s * (linear + quadratic * longest)
-    size = min(need, room)
-    if size < fixed + linear + quadratic:
-        raise MemoryError(f"{where} for a batch, and one of one second takes {(fixed + linear + quadratic) / 1e6:.0f} MB")
+    need = cost.fixed + plan.padded_s * (cost.linear + cost.quadratic * longest)
+    size, smallest = min(need, room), cost.bytes(1, 1.0)
+    if size < smallest:
+        raise MemoryError(f"{where} for a batch, and one of one second takes {smallest / 1e6:.0f} MB")
     shared.claim(int(size), device.name)
     device.bound(int(min(held + size * BOUND_SLACK, held + room)))
-    log.info("budget of a batch: %.0f MB of %.0f MB that are free; %s", size / 1e6, room / 1e6, describe(cost))
+    log.info("budget of a batch: %.0f MB of %.0f MB that are free; %s", size / 1e6, room / 1e6, cost)
     recycle = held + RECYCLE_BUDGETS * size + RECYCLE_SLACK
     if plan.limit is not None:
         recycle = min(recycle, LIMIT_SLACK * max(plan.limit, held + size))
-    return BatchBudget(size, fixed, linear, quadratic, recycle)
+    return BatchBudget(size, cost, recycle)
 
 
 def sweep(model: Model, device: Device, shapes: Sequence[tuple[int, float]], room: float) -> tuple[list[Point], bool]:
@@ -95,7 +96,7 @@ def sweep(model: Model, device: Device, shapes: Sequence[tuple[int, float]], roo
     points: list[Point] = []
     for items, seconds in shapes:
         # One point says nothing of how memory grows, so the second shape is tried unless not even the first would fit.
-        least = points[0][2] if len(points) == 1 else predicted(fit(points), items, seconds) if points else 0
+        least = points[0][2] if len(points) == 1 else fit(points).bytes(items, seconds) if points else 0
         if least > room:
             return points, False
         used = _used_by(model, device, items, seconds, first=not points)
@@ -125,7 +126,7 @@ def _used_by(model: Model, device: Device, items: int, seconds: float, first: bo
         for _ in model.run([example(seconds)] * items):
             pass
     except Exception as error:
-        if first or fault_of(error) is not Fault.OUT_OF_MEMORY:
+        if first or failure_of(error) is not Failure.OUT_OF_MEMORY:
             raise
     else:
         return device.used()
@@ -133,13 +134,7 @@ def _used_by(model: Model, device: Device, items: int, seconds: float, first: bo
     return None
 
 
-def predicted(cost: Cost, items: int, longest: float) -> float:
-    """Bytes: what `steadyvoice.engine.budget.CostModel` makes of the same figures, which this side may not import."""
-    fixed, linear, quadratic = cost
-    return fixed + items * longest * (linear + quadratic * longest)
-
-
-def cost_of(key: dict[str, Any], folder: Path | None, measure: Callable[[], tuple[Sequence[Point], bool]]) -> Cost:
+def cost_of(key: dict[str, Any], folder: Path | None, measure: Callable[[], tuple[Sequence[Point], bool]]) -> CostModel:
     """From the file that an earlier start left for the same `key`, else measured, and kept there if the measurement is complete.
 
     A file that cannot be read or written costs time and nothing else.
@@ -153,25 +148,25 @@ def cost_of(key: dict[str, Any], folder: Path | None, measure: Callable[[], tupl
             if kept["key"] == json.loads(text):
                 fixed, linear, quadratic = (float(value) for value in kept["cost"])
                 if all(0 <= value < float("inf") for value in (fixed, linear, quadratic)):
-                    return fixed, linear, quadratic
+                    return CostModel(fixed, linear, quadratic)
         except (OSError, ValueError, KeyError, TypeError):
             pass
     began = time.monotonic()
     points, complete = measure()
     cost = fit(points)
-    log.info("memory of a batch measured in %.1f s: %s", time.monotonic() - began, describe(cost))
+    log.info("memory of a batch measured in %.1f s: %s", time.monotonic() - began, cost)
     if file is not None and complete:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             part = file.with_suffix(f".{os.getpid()}.part")
-            part.write_text(json.dumps({"key": key, "cost": cost, "points": points}), encoding="utf-8")
+            part.write_text(json.dumps({"key": key, "cost": astuple(cost), "points": points}), encoding="utf-8")
             part.replace(file)
         except OSError as error:
             log.warning("the measurement is not kept: %s", error.strerror)
     return cost
 
 
-def fit(points: Sequence[Point]) -> Cost:
+def fit(points: Sequence[Point]) -> CostModel:
     """Least squares with no coefficient below zero, then raised until no point lies above, and by `MARGIN`.
 
     With three terms the best of the eight subsets is the non-negative solution (Lawson and Hanson, "Solving Least Squares
@@ -192,10 +187,4 @@ def fit(points: Sequence[Point]) -> Cost:
             best, least = found, rest
     guesses = terms @ best
     short = max((float(used / guess) for used, guess in zip(measured, guesses, strict=True) if guess > 0), default=1.0)
-    fixed, linear, quadratic = (float(value) for value in best * max(1.0, short) * MARGIN)
-    return fixed, linear, quadratic
-
-
-def describe(cost: Cost) -> str:
-    fixed, linear, quadratic = cost
-    return f"{fixed / 1e6:.1f} MB + {linear / 1e6:.2f} MB per second + {quadratic / 1e6:.4f} MB per second squared"
+    return CostModel(*(float(value) for value in best * max(1.0, short) * MARGIN))

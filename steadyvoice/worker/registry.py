@@ -25,7 +25,7 @@ class Model(Protocol):
     """A loaded recogniser or synthesiser. Constructing it is loading it; options arrive as keywords.
 
     One that also has `example(seconds) -> Payload`, an item of that length, is measured with it and budgeted in bytes; one that
-    knows its `cost`, as `memory_profile.predicted` takes it, is budgeted by that. One that can answer with less
+    knows its `cost`, a `CostModel`, is budgeted by that. One that can answer with less
     memory than `run` takes, and less well, has `run_low_memory`: it is called when the item would otherwise be given up.
     """
 

@@ -67,7 +67,7 @@ def test_after_a_load_that_failed_the_app_is_ready_again_when_the_next_may_be_tr
     with serving("tests.there_is_no_such_module:Model") as (client, service):
         with pytest.raises(EngineUnavailable):
             service.engine.load().result(60)
-        slot = service.engine._slot
+        slot = service.engine._lifecycle
         monkeypatch.setattr(slot, "_not_before", time.monotonic() + 100)
         answer = client.get("/ready")
         assert (answer.status_code, answer.json()["status"], answer.json()["model"]) == (503, "load_failing", "backoff")

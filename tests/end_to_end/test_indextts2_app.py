@@ -20,7 +20,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from app_tts import build_app
-from steadyvoice.engine.dispatcher import Policy
+from steadyvoice.engine.policy import Policy
 from steadyvoice.engine_specs import EMOTIONS
 from steadyvoice.provision.create_service import create_service
 from steadyvoice.service import service as service_module

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steadyvoice.engine.budget import RECOVERY, SMALLEST_SHARE, Allowance, Budget, CostModel
+from steadyvoice.engine.budget import RECOVERY, SMALLEST_SHARE, Allowance, Budget
+from steadyvoice.protocol.cost import CostModel
 
 
 def test_a_budget_in_seconds_counts_the_padding() -> None:

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import asdict
 from typing import Any
 
 import pytest
 
 from steadyvoice import errors
+from steadyvoice.engine.batch_runner import FIRST_RATE
 from steadyvoice.engine.budget import Budget
-from steadyvoice.engine.dispatcher import FIRST_RATE, LEAVE_WAIT_S, Dispatcher
+from steadyvoice.engine.dispatcher import LEAVE_WAIT_S, Dispatcher
 from steadyvoice.engine.scheduler import Limits
 from steadyvoice.engine.tickets import Task
 from steadyvoice.engine.worker_process import WorkerGone, WorkerSpec
 from steadyvoice.memory import sample
-from steadyvoice.protocol import EXIT_OUT_OF_MEMORY, Message, ModelInfo, Payload
+from steadyvoice.protocol import ModelInfo, Payload
+from steadyvoice.protocol.messages import (
+    EXIT_OUT_OF_MEMORY,
+    AskedToLeave,
+    Batch,
+    Done,
+    FromWorker,
+    Loaded,
+    Result,
+    ToWorker,
+)
 
-LOADED = Message("loaded", {"model": asdict(ModelInfo("scripted", "1", 4)), "memory": sample("load", "worker").as_dict()})
+LOADED = Loaded(ModelInfo("scripted", "1", 4), sample("load", "worker"))
 
 
 class ScriptedWorker:
@@ -29,16 +39,16 @@ class ScriptedWorker:
     hung = False
 
     def __init__(self, status: int) -> None:
-        self.says: deque[Message | Exception] = deque([LOADED])
-        self.batches: list[Message] = []
+        self.says: deque[FromWorker | Exception] = deque([LOADED])
+        self.batches: list[Batch] = []
         self.stopped = False
         self._status = status
 
-    def send(self, message: Message) -> None:
-        if message.kind == "batch":
+    def send(self, message: ToWorker) -> None:
+        if isinstance(message, Batch):
             self.batches.append(message)
 
-    def receive(self) -> Message | None:
+    def receive(self) -> FromWorker | None:
         said = self.says.popleft() if self.says else None
         if isinstance(said, Exception):
             raise said
@@ -68,34 +78,34 @@ class Scene:
     def worker(self) -> ScriptedWorker:
         return self.workers[-1]
 
-    def turn(self) -> None:
+    def run(self) -> None:
         """Until nothing is left to be said or done."""
         for _ in range(5):
-            self.dispatcher.turn()
-            self.dispatcher.hear()
+            self.dispatcher.step()
+            self.dispatcher.receive()
 
-    def says(self, kind: str, items: tuple[Payload, ...] = (), **fields: Any) -> None:
-        self.worker.says.append(Message(kind, fields, items))
-        self.turn()
+    def says(self, message: FromWorker) -> None:
+        self.worker.says.append(message)
+        self.run()
 
     def answers(self) -> None:
         """The batch that runs is done."""
         batch = self.worker.batches[-1]
         for index, item in enumerate(batch.items):
-            self.says("result", (item,), batch=batch.fields["id"], index=index, seconds=1.0)
-        self.says("done", batch=batch.fields["id"], seconds=1.0, used=None, memory=sample("batch", "worker").as_dict())
+            self.says(Result(batch.id, index, 1.0, item))
+        self.says(Done(batch.id, 1.0, sample("batch", "worker")))
 
 
 def submit(scene: Scene, name: str = "a") -> Any:
     (ticket,) = scene.dispatcher.submit([Task(Payload({"name": name}), 1.0)], caller="somebody").tickets
-    scene.turn()
+    scene.run()
     return ticket
 
 
 def test_a_busy_worker_that_is_asked_to_leave_goes_when_it_has_finished() -> None:
     scene = Scene()
     ticket = submit(scene)
-    scene.says("asked_to_leave")
+    scene.says(AskedToLeave())
     assert not scene.worker.stopped
 
     scene.now += LEAVE_WAIT_S / 2
@@ -109,7 +119,7 @@ def test_a_busy_worker_that_is_asked_to_leave_goes_when_it_has_finished() -> Non
 def test_who_asked_for_the_memory_and_has_gone_costs_no_worker() -> None:
     scene = Scene()
     submit(scene)
-    scene.says("asked_to_leave")
+    scene.says(AskedToLeave())
 
     scene.now += LEAVE_WAIT_S + 1
     scene.answers()
@@ -120,7 +130,7 @@ def test_who_asked_for_the_memory_and_has_gone_costs_no_worker() -> None:
 def test_a_worker_that_left_on_request_is_not_sent_away_again_when_it_is_needed() -> None:
     scene = Scene()
     submit(scene)
-    scene.says("asked_to_leave")
+    scene.says(AskedToLeave())
     scene.answers()
 
     submit(scene, "b")
@@ -139,7 +149,7 @@ def test_a_worker_that_had_not_the_memory_to_read_is_no_sign_of_poison(status: i
     for _ in range(10):
         if not ticket.done():
             scene.worker.says.append(WorkerGone("the pipe is closed"))
-            scene.turn()
+            scene.run()
             scene.now += 60.0  # past every backoff
 
     assert isinstance(ticket.exception(0), failure)
@@ -150,7 +160,7 @@ def test_an_answer_that_there_is_no_memory_for_costs_the_worker_and_not_the_engi
     scene = Scene()
     ticket = submit(scene)
     scene.worker.says.append(MemoryError())
-    scene.turn()
+    scene.run()
     assert len(scene.workers) == 2
 
     scene.answers()
@@ -160,7 +170,7 @@ def test_an_answer_that_there_is_no_memory_for_costs_the_worker_and_not_the_engi
 
 def test_who_finds_the_backlog_full_is_told_when_there_is_room_for_all_of_it() -> None:
     scene = Scene()
-    scene.dispatcher._scheduler.limits = Limits(Budget(30.0), max_backlog_s=7_200.0)
+    scene.dispatcher._jobs.scheduler.limits = Limits(Budget(30.0), max_backlog_s=7_200.0)
     submit(scene)
     hour = [Task(Payload(), 30.0) for _ in range(120)]
     for caller in "ab":

@@ -21,15 +21,16 @@ import pytest
 from steadyvoice import errors
 from steadyvoice.engine import worker_lifecycle as module
 from steadyvoice.engine.budget import Budget
-from steadyvoice.engine.dispatcher import DEFAULT_POLICY, Policy
 from steadyvoice.engine.engine_thread import Engine
+from steadyvoice.engine.policy import DEFAULT_POLICY, Policy
 from steadyvoice.engine.scheduler import Limits
 from steadyvoice.engine.status import EngineStatus
 from steadyvoice.engine.tickets import Answer, JobHandle, Task
 from steadyvoice.engine.worker_lifecycle import State
-from steadyvoice.engine.worker_process import WorkerHandle, WorkerSpec
+from steadyvoice.engine.worker_process import WorkerProcess, WorkerSpec
 from steadyvoice.memory import MemoryLog, MemorySample
-from steadyvoice.protocol import MemoryPlan, Message, ModelInfo, Payload
+from steadyvoice.protocol import MemoryPlan, ModelInfo, Payload
+from steadyvoice.protocol.messages import Batch, Load
 from tests.engine.fake_model import MB_PER_S
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -156,8 +157,8 @@ def assert_nothing_is_remembered(engine: Engine) -> None:
     """Whoever has left is forgotten; asked after a later job was answered, so that the engine's thread has been round."""
     assert names(submit(engine, "the last one")) == ["the last one"]
     assert (engine.status().jobs, engine.status().backlog_s) == (0, 0)
-    assert not len(engine._ledger)
-    assert not engine._ledger.jobs()
+    assert not len(engine._jobs.ledger)
+    assert not engine._jobs.ledger.jobs()
 
 
 # --- answers
@@ -853,9 +854,9 @@ def test_closing_fails_all_who_still_wait_and_ends_the_worker(make_engine: MakeE
 
 
 def test_a_worker_goes_by_itself_when_its_pipe_closes_even_in_the_middle_of_a_batch(diary: Diary, gate: Gate) -> None:
-    handle = WorkerHandle(WorkerSpec(FAKE, {"diary": str(diary.path)}))
-    handle.send(Message("load"))
-    handle.send(Message("batch", {"id": 1, "last_try": False}, (gate.payload(),)))
+    handle = WorkerProcess(WorkerSpec(FAKE, {"diary": str(diary.path)}))
+    handle.send(Load())
+    handle.send(Batch(1, False, (gate.payload(),)))
     _held, worker = gate.reached()
     assert worker == handle.pid
 
@@ -916,7 +917,7 @@ def test_thirty_engines_leave_no_thread_no_process_and_no_open_file_behind(diary
 APP = f"""
 import sys
 from steadyvoice.engine.budget import Budget
-from steadyvoice.engine.dispatcher import DEFAULT_POLICY, Policy
+from steadyvoice.engine.policy import DEFAULT_POLICY, Policy
 from steadyvoice.engine.engine_thread import Engine
 from steadyvoice.engine.tickets import Task
 from steadyvoice.engine.scheduler import Limits

@@ -16,13 +16,13 @@ from steadyvoice.engine.scheduler import (
     MAX_PADDING_SHARE,
     PATIENCE_S,
     Batch,
-    Failure,
     Limits,
     Scheduler,
     ServiceClass,
     Work,
 )
 from steadyvoice.errors import Overloaded, TooLarge
+from steadyvoice.protocol.model import Failure
 
 INTERACTIVE, BATCH = ServiceClass.INTERACTIVE, ServiceClass.BATCH
 FOREVER = float("inf")

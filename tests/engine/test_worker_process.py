@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from steadyvoice.engine.worker_process import WORKER_ENVIRONMENT, WorkerGone, WorkerHandle, WorkerSpec
+from steadyvoice.engine.worker_process import WORKER_ENVIRONMENT, WorkerGone, WorkerProcess, WorkerSpec
 
 
 def environment_of_a_worker() -> set[str]:
-    handle = WorkerHandle(WorkerSpec("never:loaded"))
+    handle = WorkerProcess(WorkerSpec("never:loaded"))
     try:
         assert handle.connection.poll(60), "it says hello"  # before that it may still be becoming what it is
         return set(Path(f"/proc/{handle.pid}/environ").read_text().split("\0"))
@@ -32,7 +32,7 @@ def test_what_the_user_set_for_torch_stays(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_frame_longer_than_any_answer_is_not_believed() -> None:
-    handle = WorkerHandle(WorkerSpec("never:loaded"))
+    handle = WorkerProcess(WorkerSpec("never:loaded"))
     try:
         handle.connection.close()
         handle.connection, liar = Pipe()

@@ -10,8 +10,8 @@ import pynvml
 
 from steadyvoice import errors
 from steadyvoice.engine.budget import Budget
-from steadyvoice.engine.dispatcher import DEFAULT_POLICY, Policy
 from steadyvoice.engine.engine_thread import Engine
+from steadyvoice.engine.policy import DEFAULT_POLICY, Policy
 from steadyvoice.engine.scheduler import Limits
 from steadyvoice.engine.tickets import JobHandle, Task
 from steadyvoice.engine.worker_process import WorkerSpec

@@ -70,8 +70,8 @@ class Card:
             while True:
                 self._rung = False
                 watch.turns += 1
-                dispatcher.hear()
-                dispatcher.turn()
+                dispatcher.receive()
+                dispatcher.step()
                 timer_s = dispatcher.next_timer_s()
                 if not self._rung:
                     break

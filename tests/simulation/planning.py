@@ -14,9 +14,10 @@ from concurrent.futures import Future
 from random import Random
 from typing import Any
 
-from steadyvoice.engine.budget import Budget, CostModel
-from steadyvoice.engine.dispatcher import Policy
+from steadyvoice.engine.budget import Budget
+from steadyvoice.engine.policy import Policy
 from steadyvoice.engine.scheduler import Limits
+from steadyvoice.protocol.cost import CostModel
 from tests.simulation.card import Card
 from tests.simulation.simulation import Simulation
 from tests.simulation.traffic import Piece, Request, Traffic

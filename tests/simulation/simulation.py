@@ -170,7 +170,7 @@ class Simulation:
         """The one with the least to do, of those that take anything."""
         if len(self.cards) == 1:
             return self.cards[0]
-        return min(self.cards, key=lambda card: (card.dispatcher._slot.backing_off, card.load_s))
+        return min(self.cards, key=lambda card: (card.dispatcher._lifecycle.backing_off, card.load_s))
 
     def _card_of(self, request: Request) -> Card:
         card: Card = self.cards[request.watch.number]

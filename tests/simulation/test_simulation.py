@@ -24,7 +24,7 @@ SEEDS, REQUESTS = range(1, 61), 1_000
 MET = {
     "answered", "cancelled", "nonsense", "retries", "waits out of patience", "loads that failed", "workers that left",
     "batches that failed: oom", "batches that failed: error", "batches that failed: death",
-    "engine: died", "engine: hung", "engine: broke the protocol", "engine: recycled", "engine: unloaded",
+    "engine: died", "engine: hung", "engine: protocol_error", "engine: recycled", "engine: unloaded",
     "engine: oom_split", "engine: oom_again", "engine: oom_refused", "engine: error_split", "engine: quarantined",
     "failed: cancelled", "failed: deadline_exceeded", "failed: engine_unavailable", "failed: invalid_value",
     "failed: item_failed", "failed: out_of_memory", "failed: worker_died",

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from steadyvoice import errors
-from steadyvoice.protocol import BatchBudget
+from steadyvoice.protocol.model import BatchBudget
 from tests.simulation.history import Clock
 from tests.simulation.traffic import Kind, Piece, Request
 from tests.simulation.world import World
@@ -63,7 +63,8 @@ class Verdicts:
         measured = self.measured
         if measured is None:
             return True
-        takes = measured.fixed + measured.linear * padded + measured.quadratic * padded * longest
+        cost = measured.cost
+        takes = cost.fixed + cost.linear * padded + cost.quadratic * padded * longest
         return takes <= share * measured.bytes * exactness
 
     def why_refuse(self, request: Request, waiting: int, waiting_s: float) -> str | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from steadyvoice import errors
 from steadyvoice.engine.dispatcher import Dispatcher
 from steadyvoice.engine.scheduler import ServiceClass
-from steadyvoice.protocol import BatchBudget, Message
+from steadyvoice.protocol.messages import Aborted, Batch, Done, FromWorker, ItemFailed, Loaded, LoadFailed, Result
 from tests.simulation.fairness import Fairness
 from tests.simulation.history import ENDED, HEARD, RESOLVED, SENT, STARTED, Clock, History
 from tests.simulation.traffic import Kind, Piece, Request
@@ -78,7 +78,7 @@ class Watch:
         request.watch = self
         self.open[request] = None
         request.left = len(request.pieces)
-        request.ahead = self.dispatcher._scheduler.jobs
+        request.ahead = self.dispatcher._jobs.scheduler.jobs
         for piece, ticket in zip(request.pieces, request.handle.tickets, strict=True):
             piece.ticket = ticket
             self.unresolved += 1
@@ -101,16 +101,16 @@ class Watch:
     def could_not_start(self) -> None:
         self.verdicts.load_failed_at = self._clock.now
 
-    def sent(self, worker: ModelWorker, message: Message) -> list[Piece]:
+    def sent(self, worker: ModelWorker, batch: Batch) -> list[Piece]:
         """Everything that must be true of a batch. Returns its pieces."""
         self.take_back()
-        pieces: list[Piece] = [payload.piece for payload in message.items]  # type: ignore[attr-defined]
+        pieces: list[Piece] = [payload.piece for payload in batch.items]  # type: ignore[attr-defined]
         self._history.note(SENT, self.number, len(pieces), pieces[0].id if pieces else 0)
         if worker is not self.worker or not self.ready or self.batch is not None or not pieces:
             raise Broken("a batch is sent to a worker that is not there, not loaded or busy, or without items")
         self._check_size(pieces)
         self._check_suspects(pieces)
-        now, jobs = self._clock.now, self.dispatcher._scheduler.jobs
+        now, jobs = self._clock.now, self.dispatcher._jobs.scheduler.jobs
         self.fairness.check_first(pieces[0].request, now, self.waiting_interactive)
         for piece in pieces:
             request = piece.request
@@ -155,25 +155,25 @@ class Watch:
             piece.answered = piece.kind is Kind.UNSENDABLE
         self._give_up([piece for piece in self.batch if not piece.answered])
 
-    def heard(self, message: Message) -> None:
-        kind, fields = message.kind, message.fields
-        index = fields.get("index", -1)
-        self._history.note(HEARD, self.number, KINDS[kind], index)
-        if kind in ("result", "failed"):
-            assert self.batch is not None
-            self.batch[index].answered = True
-        elif kind == "done":
-            self._share = min(1.0, self._share + RECOVERY)
-            self._over()
-        elif kind == "aborted":
-            self.batch_failed(fields["failure"])
-        elif kind == "loaded":
-            self.ready, self._max_items = True, fields["model"]["max_batch_items"]
-            self.verdicts.measured = BatchBudget(**fields["budget"]) if fields["budget"] else None
-            self.counts["loads"] += 1
-        elif kind == "load_failed":
-            self.verdicts.load_failed_at, self._owes_a_kill = self._clock.now, True
-            self.counts["loads that failed"] += 1
+    def heard(self, message: FromWorker) -> None:
+        answered = isinstance(message, Result | ItemFailed)
+        self._history.note(HEARD, self.number, KINDS[message.kind], message.index if answered else -1)
+        match message:
+            case Result() | ItemFailed():
+                assert self.batch is not None
+                self.batch[message.index].answered = True
+            case Done():
+                self._share = min(1.0, self._share + RECOVERY)
+                self._over()
+            case Aborted():
+                self.batch_failed(message.failure.value)
+            case Loaded():
+                self.ready, self._max_items = True, message.model.max_batch_items
+                self.verdicts.measured = message.budget
+                self.counts["loads"] += 1
+            case LoadFailed():
+                self.verdicts.load_failed_at, self._owes_a_kill = self._clock.now, True
+                self.counts["loads that failed"] += 1
 
     def heard_nonsense(self) -> None:
         self._owes_a_kill = True
@@ -300,22 +300,22 @@ class Watch:
     def check(self, asleep: bool) -> None:
         """`asleep`: the engine has done what it can do now."""
         self.take_back()
-        scheduler = self.dispatcher._scheduler
+        scheduler = self.dispatcher._jobs.scheduler
         if abs(scheduler._backlog - self.waiting_s) > GRANULARITY_S:
             raise Broken(f"the backlog is {scheduler._backlog} s, and {self.waiting_s} s wait")
         if scheduler.share != self._share:
             raise Broken(f"the share is {scheduler.share}, not {self._share}")
-        if len(self.dispatcher._ledger) != self.unresolved:
-            raise Broken(f"{len(self.dispatcher._ledger)} tickets are owed, and {self.unresolved} not resolved")
+        if len(self.dispatcher._jobs.ledger) != self.unresolved:
+            raise Broken(f"{len(self.dispatcher._jobs.ledger)} tickets are owed, and {self.unresolved} not resolved")
         if asleep and self.waiting and self.batch is None:
             if self.ready:
                 raise Broken(f"the device idles while {self.waiting} works wait")
-            if self.worker is None and not self.dispatcher._slot.wait_s:
+            if self.worker is None and not self.dispatcher._lifecycle.wait_s:
                 raise Broken(f"nobody starts a worker while {self.waiting} works wait")
 
     def check_thoroughly(self) -> None:
         """What takes longer, as it looks at every request."""
-        scheduler, ledger, requests = self.dispatcher._scheduler, self.dispatcher._ledger, self.open
+        scheduler, ledger, requests = self.dispatcher._jobs.scheduler, self.dispatcher._jobs.ledger, self.open
         waiting = [request for request in requests if any(not piece.resolved and not piece.on_device for piece in request.pieces)]
         if scheduler.has_waiting() != bool(waiting) or bool(waiting) != bool(self.waiting):
             raise Broken(f"{len(waiting)} jobs wait, and the scheduler says {scheduler.has_waiting()}")
@@ -330,7 +330,7 @@ class Watch:
 
     def check_nothing_leaks(self) -> None:
         """Everybody has gone."""
-        engine, scheduler = self.dispatcher, self.dispatcher._scheduler
+        engine, scheduler = self.dispatcher, self.dispatcher._jobs.scheduler
         left = {
             "tickets": self.unresolved,
             "works that wait": self.waiting,
@@ -338,9 +338,9 @@ class Watch:
             "accounts of callers": scheduler._served,
             "suspects": scheduler._suspects,
             "backlog": scheduler.backlog_s,
-            "ledger": engine._ledger._pending or engine._ledger._jobs,
-            "running batch": engine._running,
-            "cancelled jobs": engine._cancelled,
+            "ledger": engine._jobs.ledger._pending or engine._jobs.ledger._jobs,
+            "running batch": engine._runner.running,
+            "cancelled jobs": engine._jobs.cancelled,
         }
         if leaks := {name: what for name, what in left.items() if what}:
             raise Broken(f"left behind when everybody has gone: {leaks}")

@@ -9,12 +9,31 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from steadyvoice.engine.worker_process import WorkerGone
-from steadyvoice.protocol import HEARTBEAT_S, Message, Payload, ProtocolError
+from steadyvoice.memory import MemorySample
+from steadyvoice.protocol import ItemError, ModelInfo, Payload, ProtocolError
+from steadyvoice.protocol.messages import (
+    HEARTBEAT_S,
+    Aborted,
+    AskedToLeave,
+    Done,
+    FromWorker,
+    Heartbeat,
+    Hello,
+    ItemFailed,
+    Load,
+    Loaded,
+    LoadFailed,
+    Result,
+    ToWorker,
+    message_from_worker,
+)
+from steadyvoice.protocol.model import BatchBudget, Failure
+from steadyvoice.protocol.wire import Frame
 from tests.simulation.traffic import Kind, Piece
 from tests.simulation.world import AT_REST_BYTES, Device, Faults
 
@@ -22,7 +41,7 @@ if TYPE_CHECKING:
     from tests.simulation.history import Clock
     from tests.simulation.watch import Watch
 
-HELLO, HEARTBEAT, ASKED_TO_LEAVE = Message("hello", {"pid": 1}), Message("heartbeat"), Message("asked_to_leave")
+HELLO, HEARTBEAT, ASKED_TO_LEAVE = Hello(1), Heartbeat(), AskedToLeave()
 FATAL = (Kind.RAISES, Kind.KILLS, Kind.HANGS)
 NEVER = math.inf
 
@@ -42,12 +61,11 @@ class ModelWorker:
         self._device = device
         self._faults = faults
         self._watch = watch
-        self._outbox: deque[tuple[float, Message]] = deque()  # with the moment at which it is said
+        self._outbox: deque[tuple[float, FromWorker | Frame]] = deque()  # with the moment at which it is said
         self._last_beat = self._last_heard = clock.now
         self._dies_at = NEVER
         self._frozen_at = NEVER  # no sign of life from then on
         self._hangs_at = NEVER  # no progress from then on, though it says that it lives
-        self._nonsense: Message | None = None
         self._leaked = 0.0
         if faults.kill_every_s < NEVER:
             self._dies_at = clock.now + random.expovariate(1 / faults.kill_every_s)
@@ -59,8 +77,8 @@ class ModelWorker:
     def hung(self) -> bool:
         return self._clock.now - self._last_heard > self.heartbeat_timeout_s
 
-    def send(self, message: Message) -> None:
-        if message.kind == "load":
+    def send(self, message: ToWorker) -> None:
+        if isinstance(message, Load):
             if self._dies_at <= self._clock.now:
                 raise WorkerGone
             self._load()
@@ -72,19 +90,19 @@ class ModelWorker:
             if self._dies_at <= self._clock.now:
                 self._watch.batch_failed("death")
                 raise WorkerGone
-            self._run(message.fields["id"], pieces)
+            self._run(message.id, pieces)
 
-    def receive(self) -> Message | None:
+    def receive(self) -> FromWorker | None:
         now = self._clock.now
         if self._outbox:
             due, message = self._outbox[0]
             if due <= now and due < self._dies_at and due < self._frozen_at:
                 self._outbox.popleft()
                 self._last_heard = now
-                if message is self._nonsense:
+                if isinstance(message, Frame):
                     self._watch.heard_nonsense()
-                else:
-                    self._watch.heard(message)
+                    return message_from_worker(message)
+                self._watch.heard(message)
                 return message
         if self._dies_at <= now:
             self._watch.died()
@@ -117,7 +135,7 @@ class ModelWorker:
 
     # --- inside
 
-    def _say(self, at: float, message: Message) -> None:
+    def _say(self, at: float, message: FromWorker | Frame) -> None:
         self._outbox.append((at, message))
 
     def _load(self) -> None:
@@ -127,14 +145,13 @@ class ModelWorker:
             takes_s *= 10
         drawn = random.random()
         if drawn < faults.load_fails:
-            self._say(now + takes_s, Message("load_failed", {"reason": "OSError: model.safetensors is not there"}))
+            self._say(now + takes_s, LoadFailed("OSError: model.safetensors is not there"))
             self._dies_at = min(self._dies_at, now + takes_s + 0.1)
         elif drawn < faults.load_fails + faults.load_dies:
             self._dies_at = min(self._dies_at, now + takes_s * random.random())
         else:
-            model = {"name": "model", "revision": "1", "max_batch_items": self._device.max_batch_items}
-            fields = {"model": model, "memory": self._memory("load"), "budget": self._measured()}
-            self._say(now + takes_s, Message("loaded", fields))
+            model = ModelInfo("model", "1", self._device.max_batch_items)
+            self._say(now + takes_s, Loaded(model, self._memory("load"), self._measured()))
 
     def _run(self, batch: int, pieces: Sequence[Piece]) -> None:
         random, device, faults = self._random, self._device, self._faults
@@ -156,7 +173,7 @@ class ModelWorker:
         else:
             self._answer(batch, pieces, takes_s)
             self._leaked += device.leak_bytes
-            self._end(batch, takes_s, used, "done")
+            self._end(batch, takes_s, used)
 
     def _how_many(self, pieces: Sequence[Piece], poison: int | None) -> int:
         """Items that have their answers when the batch fails: mostly none, and none after the poison."""
@@ -169,15 +186,15 @@ class ModelWorker:
         for index, piece in enumerate(pieces):
             at = now + (each_s * (index + 1) if self._device.streams else takes_s)
             if piece.kind is Kind.INVALID:
-                error = {"kind": "invalid", "message": "no such voice"}
-                self._say(at, Message("failed", {"batch": batch, "index": index, "error": error}))
+                self._say(at, ItemFailed(batch, index, ItemError("invalid", "no such voice")))
             else:
-                fields = {"batch": batch, "index": index, "seconds": takes_s}
-                self._say(at, Message("result", fields, (Payload({"of": piece.id}),)))
+                self._say(at, Result(batch, index, takes_s, Payload({"of": piece.id})))
 
-    def _end(self, batch: int, takes_s: float, used: float, kind: str, **how: str) -> None:
-        fields = {"batch": batch, "seconds": takes_s, "used": int(used), "memory": self._memory("batch"), **how}
-        self._say(self._clock.now + takes_s, Message(kind, fields))
+    def _end(self, batch: int, takes_s: float, used: float, failure: Failure | None = None) -> None:
+        memory = self._memory("batch")
+        done = failure is None
+        ended = Done(batch, takes_s, memory, int(used)) if done else Aborted(batch, takes_s, memory, failure, int(used))
+        self._say(self._clock.now + takes_s, ended)
 
     def _fails(self, batch: int, pieces: Sequence[Piece], answered: int, takes_s: float, how: str, used: float) -> None:
         """`answered` of the items have their answers, and then it happens."""
@@ -185,49 +202,48 @@ class ModelWorker:
         self._answer(batch, pieces[:answered], takes_s)
         match how:
             case "oom" | "error":
-                self._end(batch, takes_s, used, "aborted", failure=how)
+                self._end(batch, takes_s, used, Failure(how))
             case "death":
                 self._dies_at = min(self._dies_at, math.nextafter(at, NEVER))  # its answers were read before
             case "freeze":
                 self._frozen_at = math.nextafter(at, NEVER)
             case "nonsense":
-                self._nonsense = self._random.choice(nonsense(batch, answered, self._memory("batch")))
-                self._say(at, self._nonsense)
+                self._say(at, self._random.choice(nonsense(batch, answered, self._memory("batch").as_dict())))
             case "hang":
                 self._hangs_at = at
 
-    def _measured(self) -> dict[str, float] | None:
+    def _measured(self) -> BatchBudget | None:
         """The budget, which depends on how much was free when the model was loaded."""
         measured, free = self._device.measured, self._random.choice((1.0, 0.9, 0.6))
-        return None if measured is None else asdict(replace(measured, bytes=measured.bytes * free))
+        return None if measured is None else replace(measured, bytes=measured.bytes * free)
 
-    def _memory(self, step: str) -> dict[str, Any]:
+    def _memory(self, step: str) -> MemorySample:
         held = int(AT_REST_BYTES + self._leaked)
-        figures = {"allocated": held, "reserved": held, "peak": held, "free": 10**9}
-        return {"step": step, "process": "worker", "at": self._clock.now, "rss": 10**9, **figures}
+        return MemorySample(step, "worker", self._clock.now, 10**9, allocated=held, reserved=held, peak=held, free=10**9)
 
 
-def nonsense(batch: int, index: int, memory: dict[str, Any]) -> list[Message]:
-    """What a worker must not say while item `index` of this batch is the first without an answer."""
+def nonsense(batch: int, index: int, memory: dict[str, Any]) -> list[Frame]:
+    """Frames that a worker must not send while item `index` of this batch is the first without an answer."""
     answer, error = Payload({"of": -1}), {"kind": "invalid", "message": "?"}
     said = {"batch": batch, "seconds": 1.0, "memory": memory}
     return [
-        Message("gibberish"),
-        Message("loaded", {"model": {"name": "again", "revision": "1", "max_batch_items": 1}, "memory": memory}),
-        Message("load_failed", {"reason": "again"}),
-        Message("result", {"batch": batch, "index": 1_000, "seconds": 1.0}, (answer,)),
-        Message("result", {"batch": batch + 1, "index": index, "seconds": 1.0}, (answer,)),
-        Message("result", {"batch": batch, "index": index, "seconds": "soon"}, (answer,)),
-        Message("result", {"batch": batch, "index": float(index), "seconds": 1.0}, (answer,)),
-        Message("result", {"batch": batch, "index": [index], "seconds": 1.0}, (answer,)),
-        Message("result", {"batch": batch, "index": index, "seconds": 1.0}, (answer, answer)),
-        Message("result", {"batch": batch, "index": index}, (answer,)),
-        Message("failed", {"batch": batch, "index": index, "error": {"kind": "invalid"}}),
-        Message("failed", {"batch": batch, "index": index - 1 if index else -1, "error": error}),
-        Message("done", said),  # with items unanswered
-        Message("done", said | {"batch": batch + 1}),
-        Message("aborted", said),
-        Message("aborted", said | {"failure": "death"}),
-        Message("aborted", said | {"failure": "boredom"}),
-        Message("aborted", {"batch": batch, "failure": "error", "memory": {"rss": 1}}),
+        Frame("gibberish"),
+        Frame("loaded", {"model": {"name": "again", "revision": "1", "max_batch_items": 1}, "memory": memory}),
+        Frame("load_failed", {"reason": "again"}),
+        Frame("result", {"batch": batch, "index": 1_000, "seconds": 1.0}, (answer,)),
+        Frame("result", {"batch": batch + 1, "index": index, "seconds": 1.0}, (answer,)),
+        Frame("result", {"batch": batch, "index": index, "seconds": "soon"}, (answer,)),
+        Frame("result", {"batch": batch, "index": float(index), "seconds": 1.0}, (answer,)),
+        Frame("result", {"batch": batch, "index": [index], "seconds": 1.0}, (answer,)),
+        Frame("result", {"batch": batch, "index": index, "seconds": 1.0}, (answer, answer)),
+        Frame("result", {"batch": batch, "index": index}, (answer,)),
+        Frame("failed", {"batch": batch, "index": index, "error": {"kind": "invalid"}}),
+        Frame("failed", {"batch": batch, "index": index - 1 if index else -1, "error": error}),
+        Frame("done", said),  # with items unanswered
+        Frame("done", said | {"seconds": math.nan}),
+        Frame("done", said | {"batch": batch + 1}),
+        Frame("aborted", said),
+        Frame("aborted", said | {"failure": "death"}),
+        Frame("aborted", said | {"failure": "boredom"}),
+        Frame("aborted", {"batch": batch, "failure": "error", "memory": {"rss": 1}}),
     ]

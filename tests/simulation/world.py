@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 from random import Random
 
-from steadyvoice.engine.budget import Budget, CostModel
-from steadyvoice.engine.dispatcher import NEVER, Policy
+from steadyvoice.engine.budget import Budget
+from steadyvoice.engine.policy import NEVER, Policy
 from steadyvoice.engine.scheduler import MAX_PADDING_SHARE, Limits
-from steadyvoice.protocol import BatchBudget
+from steadyvoice.protocol.cost import CostModel
+from steadyvoice.protocol.model import BatchBudget
 
 MAX_SEGMENT_S = 30.0
 MEGABYTE = 1e6
@@ -153,9 +154,7 @@ def _device(random: Random) -> Device:
         truth = random.choice((1.0, random.uniform(1.0, 2.0), random.uniform(0.3, 1.0)))
         measured = BatchBudget(
             memory_bytes,
-            fixed=truth * cost.fixed,
-            linear=truth * cost.linear,
-            quadratic=truth * cost.quadratic,
+            CostModel(truth * cost.fixed, truth * cost.linear, truth * cost.quadratic),
             recycle_bytes=random.choice((math.inf, AT_REST_BYTES + 1_000 * MEGABYTE)),
         )
     return Device(

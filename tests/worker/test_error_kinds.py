@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from steadyvoice.engine.scheduler import Failure
-from steadyvoice.worker.error_kinds import Fault, fault_of
+from steadyvoice.protocol.model import Failure
+from steadyvoice.worker.error_kinds import failure_of
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from steadyvoice.worker.error_kinds import Fault, fault_of
     ],
 )
 def test_running_out_of_memory_is_known_in_all_its_forms(error: Exception) -> None:
-    assert fault_of(error) is Fault.OUT_OF_MEMORY
+    assert failure_of(error) is Failure.OUT_OF_MEMORY
 
 
 @pytest.mark.parametrize(
@@ -32,14 +32,10 @@ def test_running_out_of_memory_is_known_in_all_its_forms(error: Exception) -> No
         "CUDA error: uncorrectable ECC error encountered",
     ],
 )
-def test_what_ends_a_cuda_context_is_sticky(message: str) -> None:
-    assert fault_of(RuntimeError(message)) is Fault.STICKY
+def test_what_ends_a_cuda_context_ends_the_worker(message: str) -> None:
+    assert failure_of(RuntimeError(message)) is Failure.DEATH
 
 
 def test_everything_else_is_an_error() -> None:
-    assert fault_of(RuntimeError("shapes do not match")) is Fault.ERROR
-    assert fault_of(KeyError("language")) is Fault.ERROR
-
-
-def test_what_is_told_to_the_app_is_what_the_scheduler_knows() -> None:
-    assert {Failure(fault.value) for fault in Fault if fault is not Fault.STICKY} == {Failure.OUT_OF_MEMORY, Failure.ERROR}
+    assert failure_of(RuntimeError("shapes do not match")) is Failure.ERROR
+    assert failure_of(KeyError("language")) is Failure.ERROR

@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steadyvoice.engine.budget import Budget, CostModel
+from steadyvoice.engine.budget import Budget
 from steadyvoice.protocol import Items, MemoryPlan, ModelInfo, Outcome, Payload
+from steadyvoice.protocol.cost import CostModel
 from steadyvoice.worker.device import Device
 from steadyvoice.worker.device_sharing import SharedDevice
-from steadyvoice.worker.memory_profile import MARGIN, Point, budget_of, cost_of, fit, predicted, sweep
+from steadyvoice.worker.memory_profile import MARGIN, Point, budget_of, cost_of, fit, sweep
 from steadyvoice.worker.memory_profile import SHAPES as PARTS
 
 SHAPES = [(items, part * 30.0) for items, part in PARTS]
@@ -23,13 +25,9 @@ def points(fixed: float, linear: float, quadratic: float) -> list[Point]:
     return [(items, s, round(fixed + linear * items * s + quadratic * items * s**2)) for items, s in SHAPES]
 
 
-def test_both_processes_read_the_same_bytes_out_of_a_formula() -> None:
-    assert predicted((5.0, 2.0, 0.5), 3, 7.0) == CostModel(5.0, 2.0, 0.5).bytes(3, 7.0)
-
-
 @pytest.mark.parametrize("true", [(1e6, 2e6, 3e5), (5e7, 1e6, 0), (0, 0, 1e5), (1e6, 0, 0)])
 def test_the_formula_is_found_again_but_for_the_margin(true: tuple[float, float, float]) -> None:
-    assert fit(points(*true)) == pytest.approx([MARGIN * value for value in true], rel=1e-3, abs=10)
+    assert astuple(fit(points(*true))) == pytest.approx([MARGIN * value for value in true], rel=1e-3, abs=10)
 
 
 @given(st.lists(st.integers(0, 10**10), min_size=len(SHAPES), max_size=len(SHAPES)))
@@ -38,9 +36,9 @@ def test_whatever_was_measured_is_covered_and_no_term_is_negative(used: list[int
 
     cost = fit(measured)
 
-    assert min(cost) >= 0
+    assert min(astuple(cost)) >= 0
     for items, seconds, size in measured:
-        assert predicted(cost, items, seconds) >= size
+        assert cost.bytes(items, seconds) >= size
 
 
 def test_a_measurement_is_kept_and_not_made_again(tmp_path: Path) -> None:
@@ -66,7 +64,7 @@ def test_a_damaged_file_costs_only_the_time_to_measure(tmp_path: Path, damage: s
     file.write_text(damage)
 
     assert cost_of(KEY, tmp_path, lambda: (points(1e6, 2e6, 0), True)) == expected
-    assert json.loads(file.read_text())["cost"] == list(expected)
+    assert json.loads(file.read_text())["cost"] == list(astuple(expected))
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing_else(tmp_path: Path) -> None:
@@ -169,12 +167,12 @@ def test_a_device_on_which_not_one_second_fits_is_out_of_memory(others: int, rea
 
 def test_a_model_that_knows_its_cost_is_not_measured() -> None:
     class Model:
-        info, cost = MeasurableModel.info, (MB, 2 * MB, 0.0)
+        info, cost = MeasurableModel.info, CostModel(MB, 2 * MB)
 
     budget = budget_of(Model(), DeviceOfKnownSize(), DeviceSharedWith(0), MemoryPlan(padded_s=30.0), dict(KEY))  # type: ignore[arg-type]
 
     assert budget is not None
-    assert (budget.fixed, budget.linear, budget.bytes) == (MB, 2 * MB, 61 * MB)
+    assert (budget.cost, budget.bytes) == (CostModel(MB, 2 * MB), 61 * MB)
 
 
 def test_measuring_ends_before_what_would_not_fit() -> None:
@@ -237,7 +235,7 @@ def test_what_did_not_fit_when_it_was_tried_is_not_let_in_later(law: Law, room: 
     found = budget_of(Model(), card, DeviceSharedWith(0), plan, dict(KEY))
 
     assert found is not None
-    longest = Budget(30.0, found.bytes, CostModel(found.fixed, found.linear, found.quadratic)).longest_s
+    longest = Budget(30.0, found.bytes, found.cost).longest_s
     assert law(1, longest) <= room
     assert longest == 30 or law(1, longest) > room / 2.5  # nor is more kept back than halving costs
     assert card.trimmed == refused

@@ -25,6 +25,7 @@ import numpy as np
 
 from steadyvoice.engine_specs import EMOTIONS, NATIVE_SPEEDS
 from steadyvoice.protocol import ItemError, Items, ModelInfo, Outcome, Payload, Speech, SynthesizeItem
+from steadyvoice.protocol.cost import CostModel
 
 MODULES = {"2.0": "indextts.infer_v2", "2.5": "indextts.infer_v2_5"}
 HALF = {"2.0": "use_fp16", "2.5": "use_bf16"}  # the argument that halves the precision
@@ -76,7 +77,7 @@ class IndexTTS2Synthesizer:
         self._version, self._beams = version, beams
         codes_per_s = CODES_PER_SECOND[version] * LONGEST
         per_code = KV_BYTES[half] * beams
-        self.cost = (REST_BYTES + CODES_PER_SECOND[version] * LONGEST_EXTRA_S * per_code, codes_per_s * per_code, 0.0)
+        self.cost = CostModel(REST_BYTES + CODES_PER_SECOND[version] * LONGEST_EXTRA_S * per_code, codes_per_s * per_code)
         self.info = ModelInfo("indextts2", version, max_batch_items=1)
 
     def run(self, items: Items) -> Iterator[Outcome]:
@@ -148,7 +149,7 @@ def _emotion(item: SynthesizeItem) -> dict[str, Any]:
         return {"use_emo_text": True, "emo_text": item.emotion_text, "emo_alpha": item.emotion_strength}
     vector = item.emotion_vector
     if vector is None and item.emotion_reference is None and item.emotion != "neutral":
-        vector = [float(name == item.emotion) for name in EMOTIONS if name != "neutral"]
+        vector = tuple(float(name == item.emotion) for name in EMOTIONS if name != "neutral")
     if vector is not None:
         scale = min(1.0, MAX_EMOTION / max(sum(vector), MAX_EMOTION))
         return {"emo_vector": [value * scale for value in vector], "emo_alpha": item.emotion_strength}

@@ -16,11 +16,12 @@ import pytest
 from starlette.testclient import TestClient
 
 from app_sensevoice import build_app
-from steadyvoice.engine.budget import Budget, CostModel
+from steadyvoice.engine.budget import Budget
 from steadyvoice.engine.scheduler import ServiceClass
 from steadyvoice.engine.tickets import JobHandle, Ticket
 from steadyvoice.engine.worker_process import WorkerSpec
 from steadyvoice.errors import DeadlineExceeded, InvalidInput, ItemFailed, OutOfMemory, SteadyvoiceError
+from steadyvoice.protocol.cost import CostModel
 from steadyvoice.provision.create_service import create_service
 from steadyvoice.service.service import Service
 from steadyvoice.service.transcription.result import Progress, Transcript, TranscriptionOptions, TranscriptSegment
@@ -94,7 +95,7 @@ def test_an_answer_is_let_go_when_it_has_been_read_and_not_with_the_last_one(mon
 def test_where_less_fits_the_device_speech_is_cut_shorter_and_nothing_fails(caplog: pytest.LogCaptureFixture) -> None:
     with service(*["甲/"] * 20) as running:
         running.engine.load().result(60)
-        scheduler = running.engine._scheduler
+        scheduler = running.engine._jobs.scheduler
         scheduler.limits = replace(scheduler.limits, budget=Budget(30.0, bytes=2e9, cost=CostModel(linear=1e9)))
         transcript = transcribe(running)
 
@@ -110,7 +111,7 @@ def test_a_model_that_came_back_with_less_room_gets_shorter_segments(monkeypatch
 
         def submit_after_a_reload(*args: Any, **options: Any) -> JobHandle:
             monkeypatch.setattr(running, "submit", submit)
-            scheduler = running.engine._scheduler
+            scheduler = running.engine._jobs.scheduler
             scheduler.limits = replace(scheduler.limits, budget=Budget(2.0))
             return submit(*args, **options)
 

@@ -15,8 +15,8 @@ import pytest
 from steadyvoice import errors
 from steadyvoice.engine import worker_lifecycle
 from steadyvoice.engine.budget import Budget
-from steadyvoice.engine.dispatcher import DEFAULT_POLICY, Policy
 from steadyvoice.engine.engine_thread import Engine
+from steadyvoice.engine.policy import DEFAULT_POLICY, Policy
 from steadyvoice.engine.scheduler import Limits
 from steadyvoice.engine.tickets import Task, Ticket
 from steadyvoice.engine.worker_process import WorkerSpec
@@ -94,8 +94,8 @@ def test_an_emotion_by_name_is_the_part_of_the_vector_that_has_its_name(
 
 
 def test_the_eight_emotions_come_to_at_most_what_the_original_s_page_allows(engine: Engine, item: SynthesizeItem) -> None:
-    mixed = say(engine, replace(item, emotion_vector=[1.0, 0, 0, 0, 0, 0, 0.6, 0], emotion_strength=1.0))
-    faint = say(engine, replace(item, emotion_vector=[0.2, 0, 0, 0, 0, 0, 0.1, 0], emotion_strength=1.0))
+    mixed = say(engine, replace(item, emotion_vector=(1.0, 0, 0, 0, 0, 0, 0.6, 0), emotion_strength=1.0))
+    faint = say(engine, replace(item, emotion_vector=(0.2, 0, 0, 0, 0, 0, 0.1, 0), emotion_strength=1.0))
 
     assert heard(mixed).emotion == pytest.approx([0.5, 0, 0, 0, 0, 0, 0.3, 0], abs=0.05)
     assert heard(faint).emotion == pytest.approx([0.2, 0, 0, 0, 0, 0, 0.1, 0], abs=0.05)

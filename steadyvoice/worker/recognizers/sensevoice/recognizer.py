@@ -133,7 +133,9 @@ class SenseVoiceRecognizer:
         recognitions = []
         for item, (path, logprobs, told) in zip(items, scored, strict=True):
             no_speech = 0.0 if self._no_speech is None else float(told[self._no_speech])
-            recognitions.append(self._recognition(item, path.numpy(), logprobs.numpy(), no_speech))
+            # Samples far beyond -1..1 give NaN, which is no score, and no JSON either.
+            certainty = np.nan_to_num(logprobs.numpy())
+            recognitions.append(self._recognition(item, path.numpy(), certainty, float(np.nan_to_num(no_speech))))
         return recognitions
 
     def token_paths(self, items: Sequence[RecognizeItem]) -> list[NDArray[np.int64]]:
