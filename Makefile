@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed-dev-$(shell cat requirements.txt requirements-dev.txt | sha256sum | cut -c1-16)
 NODE_STAMP := tests/node_modules/installed-$(shell cat tests/package-lock.json | sha256sum | cut -c1-16)
 
-# Tests of time limits, of a browser and of whole starts have the machine to themselves; the rest runs two at a time.
-ALONE := $(addprefix tests/end_to_end/,test_pages.py test_speech_page.py test_start_app.py test_steadiness.py)
+# Tests that measure time against a player or a crowd have the machine to themselves; the rest runs two at a time.
+ALONE := $(addprefix tests/end_to_end/,test_pages.py test_steadiness.py)
 
-.PHONY: help setup screenshots test lint types unit proofs mutants mutants-sample mangled bench-overhead bench-recognition bench-chaos bench-overload bench-trim bench-memory bench-synthesis bench-idle simulate format clean
+.PHONY: help setup screenshots test lint types unit proofs mutants mutants-sample mangled equality bench-suite bench-overhead bench-recognition bench-chaos bench-overload bench-trim bench-memory bench-synthesis bench-idle simulate format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -39,10 +39,10 @@ types: setup ## mypy, strict
 
 unit: setup $(NODE_STAMP) ## every test, with real apps, a real browser and OpenAI's clients
 	@command -v "$${CHROMIUM:-chromium}" >/dev/null || { echo "Chromium is needed by tests/end_to_end/test_pages.py (Debian: apt-get install chromium; or set CHROMIUM=)"; exit 1; }
-	$(BIN)/python -m pytest --durations=15 -n 2 --dist loadfile $(addprefix --ignore ,$(ALONE))
-	$(BIN)/python -m pytest --durations=10 $(ALONE)
+	$(BIN)/python -m pytest --durations=25 --junitxml .pytest_cache/junit-two-at-a-time.xml -n 2 --dist loadfile $(addprefix --ignore ,$(ALONE))
+	$(BIN)/python -m pytest --durations=25 --junitxml .pytest_cache/junit-alone.xml $(ALONE)
 
-proofs: mutants mangled ## the checks that take minutes; part of `make test FULL=1`
+proofs: mutants mangled equality ## the checks that take minutes; part of `make test FULL=1`
 
 mutants: setup ## every mutation of the scheduler and the dispatcher must be caught (ARGS=--only, --sample)
 	$(BIN)/python -m tests.simulation mutants $(ARGS)
@@ -50,8 +50,14 @@ mutants: setup ## every mutation of the scheduler and the dispatcher must be cau
 mutants-sample: setup ## five of them, chosen by the date
 	$(BIN)/python -m tests.simulation mutants --sample 5
 
+equality: setup ## 200 random segments give FunASR's tokens; the suite compares 50
+	$(BIN)/python -m pytest -m proof tests/worker/recognizers/test_sensevoice_recognizer.py
+
 mangled: setup ## two thousand mangled uploads; the suite sends three hundred
 	$(BIN)/python -m pytest -m proof tests/end_to_end/test_mangled_uploads.py
+
+bench-suite: unit ## how long the suite takes, and its slowest tests, as JSON
+	$(BIN)/python bench/suite.py
 
 bench-overhead: setup ## what the service adds to the bare engine
 	$(BIN)/python bench/overhead.py
