@@ -18,8 +18,11 @@ from datetime import date
 from pathlib import Path
 from types import FrameType
 
-from steadyvoice.provision import download, hardware, indextts_checkout
-from steadyvoice.provision.download import EXIT_INTERRUPTED, EXIT_PROBLEM, FetchError
+from steadyvoice.provision import hardware, indextts_checkout
+from steadyvoice.provision.download.hub import FetchError, prepare_clients
+from steadyvoice.provision.download.release import download, file_lock, part_of
+from steadyvoice.provision.download.report import disk_error
+from steadyvoice.provision.download.sensevoice import EXIT_INTERRUPTED, EXIT_PROBLEM
 from steadyvoice.provision.indextts_checkout import MARKER, NAME, NotUsable
 from steadyvoice.provision.release_files import Release, manifest_problem
 from steadyvoice.provision.select_engine import gpu_total
@@ -59,20 +62,20 @@ def install(settings: Settings) -> None:
     home = indextts_checkout.home(settings)
     try:
         settings.cache_hub.mkdir(parents=True, exist_ok=True)
-        with download.alone(settings.cache_hub, NAME):
+        with file_lock(settings.cache_hub, NAME):
             if _is_whole(settings, qwen=fit.qwen):
                 _say(f"nothing is missing in {home}")
                 return
             make_environment = _maker_of_environments()  # what it lacks is known before gigabytes have come
             _clone(home)
-            _bring_weights(settings, home / "checkpoints", qwen=fit.qwen)
+            _download_weights(settings, home / "checkpoints", qwen=fit.qwen)
             try:
                 indextts_checkout.find_checkout(settings)
             except NotUsable:  # for want of the marker, or of an interpreter that works
                 _run(make_environment, home, "the environment could not be made")
             _complete(settings, home, qwen=fit.qwen)
     except OSError as error:
-        raise download.disk_error(settings.cache_hub, error) from error
+        raise disk_error(settings.cache_hub, error) from error
 
 
 def _is_whole(settings: Settings, *, qwen: bool) -> bool:
@@ -110,7 +113,7 @@ def _clone(home: Path) -> None:
             f"IndexTTS2 needs {NEEDED_DISK / 1e9:.0f} GB of free disk at {home.parent}, {free / 1e9:.1f} GB are free: "
             f"make room, or set {PREFIX}CACHE_HUB to a larger disk"
         )
-    part = download.part_of(home)
+    part = part_of(home)
     shutil.rmtree(part, ignore_errors=True)
     try:
         _run([git, "clone", "--depth", "1", REPOSITORY, str(part)], home.parent, f"{REPOSITORY} could not be cloned")
@@ -119,16 +122,16 @@ def _clone(home: Path) -> None:
         for name in indextts_checkout.MAIN.files:
             (checkpoints / name).unlink(missing_ok=True)
         if checkpoints.is_dir():
-            checkpoints.rename(download.part_of(checkpoints))
+            checkpoints.rename(part_of(checkpoints))
         part.rename(home)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _bring_weights(settings: Settings, checkpoints: Path, *, qwen: bool) -> None:
+def _download_weights(settings: Settings, checkpoints: Path, *, qwen: bool) -> None:
     """Raises FetchError and OSError."""
     main = indextts_checkout.MAIN
-    _bring(replace(main, files=(*main.files, indextts_checkout.QWEN)) if qwen else main, checkpoints, settings.hub)
+    _download(replace(main, files=(*main.files, indextts_checkout.QWEN)) if qwen else main, checkpoints, settings.hub)
     hf_cache = checkpoints / "hf_cache"
     for release in (
         indextts_checkout.W2V_BERT,
@@ -136,18 +139,18 @@ def _bring_weights(settings: Settings, checkpoints: Path, *, qwen: bool) -> None
         indextts_checkout.CAMPPLUS,
         indextts_checkout.SEMANTIC_CODEC,
     ):
-        _bring(release, hf_cache / release.name, settings.hub)
+        _download(release, hf_cache / release.name, settings.hub)
     # These two are read under other names than they come with.
     _link(hf_cache / indextts_checkout.CAMPPLUS.files[0], indextts_checkout.CAMPPLUS)
     _link(hf_cache / indextts_checkout.SEMANTIC_CODEC_FILE, indextts_checkout.SEMANTIC_CODEC)
 
 
-def _bring(release: Release, folder: Path, source: str) -> None:
+def _download(release: Release, folder: Path, source: str) -> None:
     def problem() -> str | None:
         missing = [name for name in release.files if not (folder / name).exists()]
         return f"{folder} has no {', '.join(missing)}" if missing else manifest_problem(folder)
 
-    download.bring(release, folder, source, problem)
+    download(release, folder, source, problem)
 
 
 def _link(path: Path, release: Release) -> None:
@@ -208,7 +211,7 @@ def main() -> int:
     try:
         settings = load_settings()
         accept_licence(settings, accepted=arguments.accept_licence)
-        download.prepare_clients()
+        prepare_clients()
         install(settings)
     except SettingsError as error:
         _say(str(error).replace("\n", "\nindextts: "))

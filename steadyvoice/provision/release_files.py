@@ -98,7 +98,7 @@ def revision_of(folder: Path) -> str:
 
 
 def is_wanted(settings: Settings) -> bool:
-    """Whether these settings leave it to `steadyvoice.provision.download` to bring the release."""
+    """Whether these settings leave it to `steadyvoice.provision.download` to fetch the release."""
     another_model = settings.asr_engine == "funasr" and settings.funasr_model is not None
     elsewhere = settings.hub == "none" or settings.sensevoice_dir is not None or settings.asr_engine == "pocketsphinx"
     return not (elsewhere or another_model)

@@ -27,7 +27,7 @@ import httpx
 import psutil
 import pytest
 
-from steadyvoice.provision.download import release_problem
+from steadyvoice.provision.release_files import release_problem
 from steadyvoice.settings import PREFIX, ROOT
 from steadyvoice.testing.ports import free_port
 from tests.provision.loopback_hub import LoopbackHub, release

@@ -18,8 +18,10 @@ from typing import Any
 
 import pytest
 
-from steadyvoice.provision import download as hub
-from steadyvoice.provision.download import FetchError, fetch
+from steadyvoice.provision.download import huggingface, modelscope
+from steadyvoice.provision.download import release as release_module
+from steadyvoice.provision.download.hub import FetchError
+from steadyvoice.provision.download.sensevoice import fetch
 from steadyvoice.provision.release_files import FILES, MANIFEST, release_problem, revision_of
 from steadyvoice.settings import PREFIX, ROOT, Settings
 from tests.provision.loopback_hub import COMMIT, WEIGHTS, LoopbackHub, release
@@ -31,25 +33,25 @@ SIZE = 2_400_000  # of the weights
 # Hugging Face's client writes in blocks of 10 MiB, and only what has been written can be resumed.
 LARGE = 24_000_000
 
-MAIN = "import sys; from steadyvoice.provision import download; sys.exit(download.main())"
+MAIN = "import sys; from steadyvoice.provision.download import sensevoice; sys.exit(sensevoice.main())"
 # Lists on stdout whatever touched the network, and the packages that were loaded.
 WATCHED = """
 import sys
 touched = []
 sys.addaudithook(lambda event, arguments: touched.append(f"{event} {arguments}") if event.startswith("socket.") else None)
-from steadyvoice.provision import download as hub
-code = hub.main()
+from steadyvoice.provision.download import sensevoice
+code = sensevoice.main()
 print(*touched, *{name.split(".")[0] for name in sys.modules}, sep="\\n")
 sys.exit(code)
 """
 IMPATIENT = """
 import functools, sys
-from steadyvoice.provision import download as hub
-hub.fetch = functools.partial(hub.fetch, listing_s=0.5)
-sys.exit(hub.main())
+from steadyvoice.provision.download import sensevoice
+sensevoice.fetch = functools.partial(sensevoice.fetch, listing_s=0.5)
+sys.exit(sensevoice.main())
 """
 SURE_OF_ITS_DISK = "from steadyvoice.provision import hardware; hardware.free_disk_bytes = lambda folder: 10**12\n" + MAIN
-TALKATIVE = "from steadyvoice.provision import download; download.REPORT_S = 0.01\n" + MAIN
+TALKATIVE = "from steadyvoice.provision.download import report; report.REPORT_S = 0.01\n" + MAIN
 
 
 @pytest.fixture
@@ -103,7 +105,7 @@ def settings(cache: Path, **values: object) -> Settings:
     return Settings(_env_file=None, cache_hub=cache, **values)  # type: ignore[call-arg, arg-type]
 
 
-def bring(cache: Path, server: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def download(cache: Path, server: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """From ModelScope, in this process."""
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
@@ -191,15 +193,15 @@ def test_with_the_release_in_place_nothing_is_connected_to(cache: Path, server: 
 def test_nothing_is_fetched_for_who_does_not_want_it(
     choice: dict[str, object], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("_modelscope", "_huggingface"):
-        monkeypatch.setattr(hub, name, lambda *_: pytest.fail("a client was made"))
+    for hub in (modelscope, huggingface):
+        monkeypatch.setattr(hub, "connect", lambda *_: pytest.fail("a client was made"))
     fetch(settings(cache, **choice))
     assert not cache.exists()
 
 
 def test_what_the_app_imports_drags_in_no_client() -> None:
     code = (
-        "import json, sys; from steadyvoice.provision import download; "
+        "import json, sys; from steadyvoice.provision.download import sensevoice; "
         "print(json.dumps(sorted({'modelscope', 'modelscope_hub', 'huggingface_hub', 'requests', 'torch'} & set(sys.modules))))"
     )
     finished = subprocess.run(
@@ -317,14 +319,14 @@ def test_a_folder_that_somebody_else_began_is_left_alone(
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("mine")
     with pytest.raises(FetchError, match=r"has no am.mvn, model.pt, \*.bpe.model, and this program did not put it there"):
-        bring(cache, server, monkeypatch)
+        download(cache, server, monkeypatch)
     assert [path.read_text() for path in folder.iterdir()] == ["mine"]
     assert server.sent == {}
 
 
 def test_an_empty_folder_is_no_hindrance(cache: Path, server: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
     (cache / "SenseVoiceSmall").mkdir(parents=True)
-    bring(cache, server, monkeypatch)
+    download(cache, server, monkeypatch)
     whole(cache, server)
 
 
@@ -426,7 +428,7 @@ def test_an_absurd_listing_is_refused_before_anything_is_fetched(
 ) -> None:
     wrong(server)
     with pytest.raises(FetchError, match=said):
-        bring(cache, server, monkeypatch)
+        download(cache, server, monkeypatch)
     assert len(server.asked) == 1
     assert not cache.exists()
 
@@ -487,9 +489,9 @@ def test_an_address_that_swallows_connections_is_given_up_when_its_time_is_over(
 def test_too_little_disk_is_said_before_anything_is_fetched_naming_both_numbers(
     cache: Path, server: LoopbackHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub.hardware, "free_disk_bytes", lambda folder: 2_500_000)
+    monkeypatch.setattr(release_module.hardware, "free_disk_bytes", lambda folder: 2_500_000)
     with pytest.raises(FetchError, match=r"needs 2.7 MB of free disk at .*cache hub, 2.5 MB are free: .*STEADYVOICE_CACHE_HUB"):
-        bring(cache, server, monkeypatch)
+        download(cache, server, monkeypatch)
     assert server.sent == {}
 
 
@@ -540,7 +542,7 @@ def test_a_disk_that_is_said_to_be_full_is_one_sentence(
 
     monkeypatch.setattr(builtins, "open", fills_up)
     with pytest.raises(FetchError, match=r"the disk at .* is full: make room, or set STEADYVOICE_CACHE_HUB"):
-        bring(cache, server, monkeypatch)
+        download(cache, server, monkeypatch)
 
 
 def test_a_cache_hub_that_cannot_be_made_is_one_sentence(
@@ -548,7 +550,7 @@ def test_a_cache_hub_that_cannot_be_made_is_one_sentence(
 ) -> None:
     cache.write_text("a file")
     with pytest.raises(FetchError, match="cannot be written: "):
-        bring(cache / "below", server, monkeypatch)
+        download(cache / "below", server, monkeypatch)
 
 
 def test_a_bad_setting_is_told_and_stops_the_start(cache: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from steadyvoice.provision import hardware, indextts_checkout, indextts_install
-from steadyvoice.provision.download import FetchError
+from steadyvoice.provision.download.hub import FetchError
 from steadyvoice.provision.indextts_checkout import MARKER, NotUsable, find_checkout, weights_problem
 from steadyvoice.provision.indextts_install import InstallError, accept_licence, install, main
 from steadyvoice.provision.release_files import MANIFEST
@@ -375,7 +375,7 @@ def test_what_stands_in_the_way_is_one_sentence_and_status_2(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["indextts_install", "--accept-licence"])
     monkeypatch.setattr(indextts_install.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(indextts_install.download, "prepare_clients", lambda: None)
+    monkeypatch.setattr(indextts_install, "prepare_clients", lambda: None)
     monkeypatch.setenv(f"{PREFIX}CACHE_HUB", str(tmp_path / "cache hub"))
     monkeypatch.setenv(f"{PREFIX}HUB", "none")
 
