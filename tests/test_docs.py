@@ -109,7 +109,7 @@ def test_no_paragraph_is_too_long(page: Path) -> None:
 
 def test_every_module_that_the_architecture_names_exists() -> None:
     named = set(re.findall(r"`([\w/]+\.py)`", text_of("docs/architecture.md")))
-    folders = ("", "steadyvoice", "steadyvoice/worker/recognizers")
+    folders = ("", "steadyvoice", "steadyvoice/engine", "steadyvoice/worker/recognizers")
 
     assert {name for name in named if not any((ROOT / folder / name).exists() for folder in folders)} == set()
 
