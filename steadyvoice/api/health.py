@@ -55,6 +55,11 @@ def _refusal(service: Service) -> _Refusal | None:
 
 
 def add_health(app: FastAPI, service: Service) -> None:
+    _add_probes(app, service)
+    _add_measurements(app, service)
+
+
+def _add_probes(app: FastAPI, service: Service) -> None:
     def probe(path: str) -> Callable[[Handler], Handler]:
         """A route for GET and HEAD; 503 has the same body as 200."""
         answers: dict[int | str, dict[str, Any]] = {
@@ -93,6 +98,8 @@ def add_health(app: FastAPI, service: Service) -> None:
         wait = {"Retry-After": str(math.ceil(refusal.retry_after_s))}
         return JSONResponse(body | {"status": refusal.status, "reason": refusal.reason}, 503, headers=wait)
 
+
+def _add_measurements(app: FastAPI, service: Service) -> None:
     @app.get(
         "/metrics",
         operation_id="metrics",

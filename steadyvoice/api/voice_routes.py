@@ -98,8 +98,12 @@ class Deleted(BaseModel):
 
 def add_voice_routes(app: FastAPI, service: Service, voices: VoiceStore | None) -> None:
     """`voices` is None for an engine that has voices of its own and takes no others."""
-    spec = service.spec
+    _add_reading(app, service, voices)
+    _add_adding(app, service, voices)
+    _add_removing(app, service, voices)
 
+
+def _add_reading(app: FastAPI, service: Service, voices: VoiceStore | None) -> None:
     @app.get(
         "/v1/voices",
         operation_id="list_voices",
@@ -110,13 +114,43 @@ def add_voice_routes(app: FastAPI, service: Service, voices: VoiceStore | None) 
     )
     async def list_voices() -> dict[str, Any]:
         """The voices, and everything else that may be chosen."""
-        return voice_list(spec, None if voices is None else await service.threads.run(voices.voices))
+        return await _listed(service, voices)
 
     @app.get("/v1/audio/voices", operation_id="list_voice_names", tags=VOICES, responses=errors(400))
     async def list_names(legacy: bool = False) -> NamedVoices:
         """The same voices as names alone; with `legacy` as plain strings."""
-        names = [entry["id"] for entry in (await list_voices())["data"]]
+        names = [entry["id"] for entry in (await _listed(service, voices))["data"]]
         return NamedVoices(voices=names if legacy else [NamedVoice(id=name, name=name) for name in names])
+
+    @app.get(
+        "/v1/voices/{name}/audio",
+        operation_id="voice_recording",
+        tags=VOICES,
+        response_class=Response,
+        responses={**errors(404, 422, 429, 503), 200: content("audio/wav", description="Mono WAV.")},
+    )
+    async def audio(request: Request, name: str) -> Response:
+        """The recording as the engine gets it: mono WAV, trimmed."""
+        if voices is None:
+            raise NotFound(f"the {service.spec.name} voices are built in and have no recording", param="name")
+        with service.admission.admitted(request):
+            data = await service.threads.run(partial(_recording, voices, name))
+        return Response(data, media_type=AUDIO_FORMATS["wav"].media_type, headers={"Cache-Control": "no-cache"})
+
+
+def _add_adding(app: FastAPI, service: Service, voices: VoiceStore | None) -> None:
+    async def added(request: Request, field: str, model: type[VoiceFields]) -> Voice:
+        store = _changeable(voices, service.spec)
+
+        def parse(form: FormData) -> tuple[VoiceFields, UploadFile]:
+            fields, file = checked(model, fields_of(form, files=(field,))), form.get(field)
+            if not isinstance(file, UploadFile):
+                raise InvalidInput(f"the form has no file in the field {field!r}", param=field)
+            return fields, file
+
+        receiving = admitted_form(request, service, parse, max_fields=MAX_FIELDS, max_field_bytes=MAX_FIELD_BYTES)
+        async with receiving as (fields, file):
+            return await cancel_on_disconnect(request, service.threads.run_sliced(store.add_steps(fields.name, file.file)))
 
     @app.post(
         "/v1/voices",
@@ -131,7 +165,7 @@ def add_voice_routes(app: FastAPI, service: Service, voices: VoiceStore | None) 
     async def add(request: Request) -> dict[str, Any]:
         """A new voice."""
         voice = await added(request, "file", VoiceFields)
-        for entry in (await list_voices())["data"]:
+        for entry in (await _listed(service, voices))["data"]:
             if entry["id"] == voice.name:
                 return dict(entry)
         raise NotFound(f"voice {voice.name!r} was removed a moment ago", param="name")
@@ -150,6 +184,13 @@ def add_voice_routes(app: FastAPI, service: Service, voices: VoiceStore | None) 
             id=voice.name, object="audio.voice", created_at=int(voice.created), name=voice.name, type="audio_sample"
         )
 
+
+def _add_removing(app: FastAPI, service: Service, voices: VoiceStore | None) -> None:
+    async def removed(name: str) -> str:
+        store = _changeable(voices, service.spec)
+        await service.threads.run(partial(store.remove, name))
+        return name
+
     @app.delete("/v1/voices/{name}", operation_id="remove_voice", tags=VOICES, responses=errors(404, 409, 422))
     async def remove(name: str) -> Deleted:
         """Speech in progress in this voice is finished."""
@@ -160,38 +201,9 @@ def add_voice_routes(app: FastAPI, service: Service, voices: VoiceStore | None) 
         """As OpenAI's SDK does it."""
         return Deleted(id=await removed(voice_id), object="audio.voice.deleted", deleted=True)
 
-    @app.get(
-        "/v1/voices/{name}/audio",
-        operation_id="voice_recording",
-        tags=VOICES,
-        response_class=Response,
-        responses={**errors(404, 422, 429, 503), 200: content("audio/wav", description="Mono WAV.")},
-    )
-    async def audio(request: Request, name: str) -> Response:
-        """The recording as the engine gets it: mono WAV, trimmed."""
-        if voices is None:
-            raise NotFound(f"the {spec.name} voices are built in and have no recording", param="name")
-        with service.admission.admitted(request):
-            data = await service.threads.run(partial(_recording, voices, name))
-        return Response(data, media_type=AUDIO_FORMATS["wav"].media_type, headers={"Cache-Control": "no-cache"})
 
-    async def added(request: Request, field: str, model: type[VoiceFields]) -> Voice:
-        store = _changeable(voices, spec)
-
-        def parse(form: FormData) -> tuple[VoiceFields, UploadFile]:
-            fields, file = checked(model, fields_of(form, files=(field,))), form.get(field)
-            if not isinstance(file, UploadFile):
-                raise InvalidInput(f"the form has no file in the field {field!r}", param=field)
-            return fields, file
-
-        receiving = admitted_form(request, service, parse, max_fields=MAX_FIELDS, max_field_bytes=MAX_FIELD_BYTES)
-        async with receiving as (fields, file):
-            return await cancel_on_disconnect(request, service.threads.run_sliced(store.add_steps(fields.name, file.file)))
-
-    async def removed(name: str) -> str:
-        store = _changeable(voices, spec)
-        await service.threads.run(partial(store.remove, name))
-        return name
+async def _listed(service: Service, voices: VoiceStore | None) -> dict[str, Any]:
+    return voice_list(service.spec, None if voices is None else await service.threads.run(voices.voices))
 
 
 def voice_list(spec: EngineSpec, recorded: Sequence[Voice] | None) -> dict[str, Any]:

@@ -10,39 +10,39 @@ CUES = [Cue(0.0, 1.0, "Hello.")]
 
 
 def test_an_id_is_known_while_it_is_spoken_and_its_cues_when_it_is_done() -> None:
-    shelf = SubtitleStore()
-    with shelf.speaking() as speech_id:
+    store = SubtitleStore()
+    with store.speaking() as speech_id:
         with pytest.raises(InProgress) as early:
-            shelf.cues(speech_id)
+            store.cues(speech_id)
         assert early.value.retry_after_s == 1
-        shelf.keep(speech_id, CUES)
-        assert shelf.cues(speech_id) == CUES
-    assert shelf.cues(speech_id) == CUES
+        store.keep(speech_id, CUES)
+        assert store.cues(speech_id) == CUES
+    assert store.cues(speech_id) == CUES
 
 
 def test_what_ended_without_cues_is_not_found() -> None:
-    shelf = SubtitleStore()
-    with shelf.speaking() as speech_id:
+    store = SubtitleStore()
+    with store.speaking() as speech_id:
         pass
     with pytest.raises(NotFound, match="10 minutes"):
-        shelf.cues(speech_id)
+        store.cues(speech_id)
 
 
 def test_ids_are_secret_and_differ() -> None:
-    shelf = SubtitleStore()
+    store = SubtitleStore()
     ids = set()
     for _ in range(20):
-        with shelf.speaking() as speech_id:
+        with store.speaking() as speech_id:
             ids.add(speech_id)
     assert len(ids) == 20
     assert min(map(len, ids)) >= 20
 
 
-def kept(shelf: SubtitleStore, number: int) -> list[int]:
+def kept(store: SubtitleStore, number: int) -> list[int]:
     found = []
     for i in range(number):
         try:
-            shelf.cues(str(i))
+            store.cues(str(i))
         except NotFound:
             continue
         found.append(i)
@@ -50,16 +50,16 @@ def kept(shelf: SubtitleStore, number: int) -> list[int]:
 
 
 def test_no_more_are_kept_than_may_be() -> None:
-    shelf = SubtitleStore()
+    store = SubtitleStore()
     for number in range(KEPT + 3):
-        shelf.keep(str(number), CUES)
-    assert kept(shelf, KEPT + 3) == list(range(3, KEPT + 3))
+        store.keep(str(number), CUES)
+    assert kept(store, KEPT + 3) == list(range(3, KEPT + 3))
 
 
 def test_long_texts_leave_room_for_fewer_and_one_that_is_too_long_for_none() -> None:
-    shelf = SubtitleStore()
+    store = SubtitleStore()
     half = [Cue(0.0, 1.0, "x" * (MAX_CHARS // 2))]
     for number in range(3):
-        shelf.keep(str(number), half)
-    shelf.keep("3", [Cue(0.0, 1.0, "x" * (MAX_CHARS + 1))])
-    assert kept(shelf, 4) == [1, 2]
+        store.keep(str(number), half)
+    store.keep("3", [Cue(0.0, 1.0, "x" * (MAX_CHARS + 1))])
+    assert kept(store, 4) == [1, 2]
