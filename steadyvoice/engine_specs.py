@@ -11,6 +11,7 @@ EMOTIONS = ("neutral", "happy", "angry", "sad", "afraid", "disgusted", "melancho
 RECOGNITION_LANGUAGES = ("auto", "zh", "en", "yue", "ja", "ko")
 SPEECH_LANGUAGES = ("auto", "zh", "yue", "en", "ja", "ko")
 NATIVE_SPEEDS = (0.5, 2.0)  # that an engine is asked for; the rest of a speed beyond them is time-stretching
+SAMPLE_RATE = 16_000  # Hz, of all audio that is recognised
 TOKENS_PER_SECOND = 50  # of audio: IndexTTS2's own code rate, 22050 / 256 / 1.72
 
 # The voice names of OpenAI's speech API, so that a client that asks for one is served unchanged. The place in this list decides

@@ -57,7 +57,7 @@ With the header `Idempotency-Key` (1 to 255 printable ASCII characters) a retry 
 another body it is refused with 422, and with 409 while the first request is at work."""
 SYNTHESIZE = """Text to speech: a whole file, or with `stream` bytes from the first sentence on. What will be long is streamed
 unless `stream` is false."""
-CREATE_SPEECH = """Text to speech as OpenAI has it: streamed, unless there is only one sentence and so nothing to wait for; with
+CREATE_SPEECH = """Text to speech as OpenAI has it: streamed, unless there is only one sentence; with
 `stream_format` sse as server-sent events."""
 
 
@@ -115,6 +115,12 @@ def add_speech_routes(app: FastAPI, synthesizer: Synthesizer) -> None:
         except InvalidInput as error:
             error.param = OPENAI_NAMES.get(error.param or "", error.param)
             raise
+
+    _add_lookups(app, synthesizer, subtitles)
+
+
+def _add_lookups(app: FastAPI, synthesizer: Synthesizer, subtitles: SubtitleStore) -> None:
+    """Subtitles by speech id, and usage totals."""
 
     @app.get(
         "/v1/speech/{speech_id}/subtitles",

@@ -22,10 +22,10 @@ import soxr
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
+from steadyvoice.engine_specs import SAMPLE_RATE
 from steadyvoice.errors import InvalidInput, TooLarge, UnsupportedMedia
 from steadyvoice.media.steps import Steps, complete
 
-SAMPLE_RATE = 16_000  # Hz, of everything that is recognised
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; what a header may claim
 MAX_CHANNELS = 64
 BLOCK_VALUES = 1 << 18  # samples times channels decoded at a time: 1 MiB of float32

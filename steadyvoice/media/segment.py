@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from steadyvoice.engine_specs import SAMPLE_RATE
 from steadyvoice.media.steps import Steps, complete
 
 # Read once, at the import: otherwise onnxruntime gives this machine a number, keeps a file of what it does and sends it to
@@ -27,7 +28,6 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import onnxruntime
 
-SAMPLE_RATE = 16_000  # Hz
 FRAME = 512  # samples per probability: 32 ms
 CONTEXT = 64  # samples of the previous frame that the model sees before each frame
 BLOCK = 512  # frames per call of the model: 16.4 s

@@ -252,14 +252,7 @@ def _add_endpoint(synthesizer: Synthesizer) -> None:
         with service.admission.admitted(request) as caller:
             spoken = await synthesizer.speak(checked, caller)
         (file,) = await write_downloads(service, audio_file(spoken), "the audio")
-        details = {
-            "audio_seconds": round(spoken.report.duration_s, 3),
-            "tokens": spoken.report.tokens,
-            "sample_rate": spoken.sample_rate,
-            "timings": {"queue_s": round(spoken.report.queue_s, 4), "inference_s": round(spoken.report.inference_s, 4)},
-            "engine": {"name": service.spec.name, "revision": service.revision},
-        }
-        return str(file), details
+        return str(file), details(spoken, service)
 
     with gr.Row(visible=False):
         inputs = [
@@ -316,6 +309,18 @@ def summary(spoken: EncodedSpeech, service: Service, request: gr.Request) -> str
     )
     flawed = ", ".join(str(number) for number, _ in report.defects)
     return said + (ui.say(TEXTS, request, "flawed", numbers=flawed) if flawed else "")
+
+
+def details(spoken: EncodedSpeech, service: Service) -> dict[str, Any]:
+    """What the endpoint gives beside the file."""
+    report = spoken.report
+    return {
+        "audio_seconds": round(report.duration_s, 3),
+        "tokens": report.tokens,
+        "sample_rate": spoken.sample_rate,
+        "timings": {"queue_s": round(report.queue_s, 4), "inference_s": round(report.inference_s, 4)},
+        "engine": {"name": service.spec.name, "revision": service.revision},
+    }
 
 
 def audio_file(spoken: EncodedSpeech) -> dict[str, bytes]:

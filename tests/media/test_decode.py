@@ -21,9 +21,10 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from steadyvoice.engine_specs import SAMPLE_RATE
 from steadyvoice.errors import InvalidInput, TooLarge, UnsupportedMedia
 from steadyvoice.media import decode as module
-from steadyvoice.media.decode import MAX_CHANNELS, MAX_RATE, MIN_RATE, SAMPLE_RATE, DecodeLimits, decode, decode_steps
+from steadyvoice.media.decode import MAX_CHANNELS, MAX_RATE, MIN_RATE, DecodeLimits, decode, decode_steps
 from steadyvoice.media.steps import complete
 
 DATA = Path(__file__).parent.parent / "data"

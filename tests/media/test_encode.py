@@ -12,8 +12,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from steadyvoice.engine_specs import SAMPLE_RATE
 from steadyvoice.errors import InvalidInput
-from steadyvoice.media.decode import SAMPLE_RATE, DecodeLimits, decode
+from steadyvoice.media.decode import DecodeLimits, decode
 from steadyvoice.media.encode import (
     AUDIO_FORMATS,
     STREAMING_WAV_SIZE,

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from steadyvoice.engine_specs import SAMPLE_RATE
 from steadyvoice.media import segment as module
 from steadyvoice.media.segment import (
     FRAME,
@@ -21,7 +22,6 @@ from steadyvoice.media.segment import (
     MIN_SILENCE,
     MIN_SPEECH,
     PADDING,
-    SAMPLE_RATE,
     SPEECH_OFF,
     SPEECH_ON,
     SegmentOptions,

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from steadyvoice.engine.scheduler import ServiceClass
 from steadyvoice.engine.tickets import JobHandle, Task
-from steadyvoice.engine_specs import RECOGNITION_LANGUAGES
+from steadyvoice.engine_specs import RECOGNITION_LANGUAGES, SAMPLE_RATE
 from steadyvoice.errors import InvalidInput, TooLarge
-from steadyvoice.media.decode import SAMPLE_RATE, DecodeLimits, decode_steps
+from steadyvoice.media.decode import DecodeLimits, decode_steps
 from steadyvoice.media.segment import SegmentOptions, Span, segment_steps
 from steadyvoice.media.steps import Steps
 from steadyvoice.protocol import Recognition, RecognizeItem

@@ -19,7 +19,6 @@ from funasr import AutoModel
 from steadyvoice.protocol import ItemError, Items, ModelInfo, Outcome, Recognition, RecognizeItem, Word
 from steadyvoice.worker.recognizers.sensevoice.tags import emotion_of, events_of, language_of
 
-SAMPLE_RATE = 16_000  # Hz
 # Fewer samples divide by zero in its front end, or kill the process.
 MIN_SAMPLES = 400
 LANGUAGES = ("auto", "zh", "en", "yue", "ja", "ko")

@@ -13,9 +13,9 @@ from importlib.metadata import version
 import numpy as np
 from pocketsphinx import Config, Decoder
 
+from steadyvoice.engine_specs import SAMPLE_RATE
 from steadyvoice.protocol import FloatArray, ItemError, Items, ModelInfo, Outcome, Recognition, RecognizeItem, Word
 
-SAMPLE_RATE = 16_000  # Hz, what the acoustic model was trained on
 FRAME_S = 0.01  # one decoder frame
 LANGUAGES = ("auto", "en")
 # Shorter than this the decoder finds no frame to work on.
