@@ -41,7 +41,7 @@ class EngineSpec:
     note_zh: str = ""
     itn: bool = False
     tells_emotion: bool = False
-    scores: bool = False  # gives token ids, log probabilities and the probability that nobody speaks
+    scores: bool = False  # gives token ids, log probabilities and the probability of no speech
     translates: bool = False  # recognises any of its languages as English text
     speakers: tuple[str, ...] = ()  # its own
     clones: bool = False  # speaks in any voice that it is given a recording of

@@ -33,7 +33,7 @@ class MemorySample:
     allocated: int | None = None  # held by live tensors
     reserved: int | None = None  # held by the caching allocator
     peak: int | None = None  # highest `allocated` so far
-    free: int | None = None  # left on the card, for everybody
+    free: int | None = None  # left on the GPU, for all processes
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

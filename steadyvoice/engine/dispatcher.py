@@ -1,4 +1,4 @@
-"""The engine without its thread and without a clock of its own: it keeps one worker busy with the batches of `Jobs`.
+"""The engine without its thread and without a clock: it keeps one worker busy with the batches of `Jobs`.
 
 Callers of any thread or event loop submit payloads and hold `concurrent.futures.Future`s. One thread calls `step` and `receive`
 whenever something may have changed: the worker is started when there is work, loads the model once, runs one batch at a time, is
@@ -212,8 +212,7 @@ class Dispatcher:
     def _start_worker_if_wanted(self) -> None:
         if self._lifecycle.worker is None and self._is_worker_wanted() and not self._lifecycle.wait_s:
             self._oom_kills = oom_kills()
-            problem = self._lifecycle.start()
-            if problem:
+            if problem := self._lifecycle.start():
                 self._load_failed(problem)
 
     def _is_worker_wanted(self) -> bool:

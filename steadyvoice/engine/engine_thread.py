@@ -35,7 +35,7 @@ class Engine(Dispatcher):
         on_crash: Callable[[], None] = lambda: None,
         policy: Policy = DEFAULT_POLICY,
     ) -> None:
-        """`on_crash` hears of a bug that ended the engine's thread, after all who waited."""
+        """`on_crash` is called after a bug has ended the engine's thread and every ticket has failed."""
         self._wake_up = _WakeUpPipe()
         super().__init__(spec, limits, memory, on_batch, policy, wake=self._wake_up.wake)
         self.on_crash = on_crash
@@ -48,7 +48,7 @@ class Engine(Dispatcher):
         return replace(super().status(), stalled=stalled)
 
     def close(self) -> None:
-        """Stop the worker; whoever still waits gets EngineUnavailable. Returns when the worker is gone."""
+        """Stop the worker; every unresolved ticket gets EngineUnavailable. Returns when the worker is gone."""
         self._closing = True
         self._wake_up.wake()
         self._thread.join()
@@ -69,7 +69,7 @@ class Engine(Dispatcher):
                 self.receive()
             crashed = False
         finally:
-            # Also on a bug in here: nobody may be left waiting for a thread that is gone.
+            # Also on a bug in here: no caller may wait for a thread that has ended.
             self.end()
             self._wake_up.close()
             if crashed:

@@ -178,7 +178,7 @@ class Jobs:
     def are_pending(self, works: Iterable[Work]) -> bool:
         """Whether a caller still waits for any of them."""
         with self.lock:
-            return any(self.ledger.owes(work) for work in works)
+            return any(self.ledger.has(work) for work in works)
 
     def are_waiting(self) -> bool:
         with self.lock:

@@ -1,6 +1,6 @@
 """Inputs that ended the worker more than once, refused for a while when they come again. Pure bookkeeping.
 
-Callers try again what failed. Without this, one poisonous file sent in a loop would cost everybody a worker each time.
+Clients retry what failed. Without this, one input sent in a loop would end a worker, and delay every other request, each time.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from steadyvoice.protocol import Payload
 
 QUARANTINE_S = 3_600.0
-MOST = 1_000  # inputs remembered; the oldest are forgotten first
+MAX_INPUTS = 1_000  # inputs remembered; the oldest are forgotten first
 
 
 class Quarantine:
@@ -28,7 +28,7 @@ class Quarantine:
         self._until.pop(digest := digest_of(payload), None)
         self._sizes.add(size_of(payload))
         self._until[digest] = now + QUARANTINE_S
-        while len(self._until) > MOST:
+        while len(self._until) > MAX_INPUTS:
             del self._until[next(iter(self._until))]
 
     def seconds_left(self, payload: Payload, now: float) -> float:

@@ -1,19 +1,19 @@
-"""Who goes next, and with whom. A pure state machine: no thread, no clock, no I/O.
+"""Which works run next, and which of them together. A pure state machine: no thread, no clock, no I/O.
 
 Time comes in as an argument, so that the same code runs under the engine's thread and under a simulation with a virtual clock
 and a seed. What it promises: every admitted work leaves exactly once (finished, failed, expired or cancelled); no batch exceeds
 the budget; no job starves; a cancelled job costs nothing after its current batch.
 
 A job is one request; a work is one piece of it (one segment of audio, one sentence of text). Jobs are ranked
-  1. whoever has waited longer than its class's patience since its last turn, longest wait first (so nobody starves), then
+  1. jobs that have waited longer than their class's patience since their last turn, longest wait first (so none starves), then
   2. interactive before batch, then the caller who has been served least (a clip does not wait behind a meeting), then the job
      that has been served least, then the one that came first. Who speaks in the voice that the device has at hand counts as
      served a little less, so that it need not change voices with every sentence.
 The first work of the first job leads the batch; others join if they are of similar length and the budget holds them.
 
-When a batch fails as a whole, its works are suspects: it is split in two, and the halves run apart from each other and from
-everybody else, until whoever is to blame fails alone and the others have their answers (bisection). When memory ran out, less
-of the budget is used for a while as well.
+When a batch fails as a whole, its works are suspects: it is split in two, and the halves run apart from each other and from all
+other works, until the work that causes the failure fails alone and the others have their answers (bisection). When memory ran
+out, less of the budget is used for a while as well.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ MAX_PADDING_SHARE = 0.25
 JOBS_LOOKED_AT = 64
 WORKS_LOOKED_AT = 32
 # A caller, and a job among its caller's, may be ahead by so many seconds of audio if that saves a change of what the device has
-# at hand: about a sentence, so that nobody's first waits for somebody's third.
+# at hand: about a sentence, so that no caller's first sentence waits for the third of another.
 AFFINITY_S = 2.0
 
 
 class ServiceClass(enum.Enum):
-    """Interactive callers wait at a page; batch callers fill the valleys."""
+    """Interactive callers wait for the answer; batch work fills what capacity they leave."""
 
     INTERACTIVE = "interactive"
     BATCH = "batch"
 
 
-# Seconds without a turn after which a job goes before everybody who is younger.
+# Seconds without a turn after which a job goes before all younger ones.
 PATIENCE_S = {ServiceClass.INTERACTIVE: 15.0, ServiceClass.BATCH: 60.0}
 
 
-# A work that failed so often with nobody beside it has failed for good. Memory may have been taken by others for a moment, and a
+# A work that failed so often alone has failed for good. Other processes may have taken the memory for a moment, and a
 # worker may be killed by others; what a model raises it raises again.
 LONE_FAILURES = {Failure.OUT_OF_MEMORY: 3, Failure.ERROR: 1, Failure.DEATH: 2}
 
@@ -108,7 +108,7 @@ class _Suspicion:
     """Of a work whose batch failed. `group` are the works of the same half, itself included: the only ones it runs with."""
 
     group: list[Work]
-    alone: Counter[Failure]  # failures with nobody beside it
+    alone: Counter[Failure]  # failures in a batch of its own
 
 
 class Scheduler:
@@ -153,7 +153,7 @@ class Scheduler:
                 f"{length:.0f} s of work on top of the {self._backlog:.0f} s already waiting "
                 f"is over the limit of {self.limits.max_backlog_s:.0f} s"
             )
-        # A newcomer starts level with whoever is being served: neither favoured for having been away nor made to catch up.
+        # A newcomer starts level with the callers that are being served: its absence neither favours nor delays it.
         self._served[caller] = max(self._served.get(caller, 0.0), self._floor)
         self._jobs[job_id] = Job(job_id, caller, service_class, now, deadline, deque(works), last_turn=now)
         self._backlog += length
@@ -161,9 +161,7 @@ class Scheduler:
     def cancel(self, job_id: int) -> tuple[Work, ...]:
         """Drop what waits of a job; what runs is finished and then forgotten. Returns what was dropped; twice is harmless."""
         job = self._jobs.get(job_id)
-        if job is None:
-            return ()
-        return self._drop(job)
+        return () if job is None else self._drop(job)
 
     def expire(self, now: float) -> tuple[int, ...]:
         """Drop every job whose deadline has passed, and return their ids."""
@@ -205,7 +203,7 @@ class Scheduler:
     def failed(self, works: Sequence[Work], failure: Failure, alone: bool) -> tuple[tuple[Work, ...], tuple[Work, ...]]:
         """A batch failed before these works had their answers. Returns (those that will be tried again, those that will not).
 
-        `alone`: the batch held nothing but the one work, so there is no doubt whom it failed with.
+        `alone`: the batch held only this work, which is therefore the cause.
         """
         if failure is Failure.OUT_OF_MEMORY:
             self._allowance.halve()
@@ -294,7 +292,6 @@ class Scheduler:
 
     def _companions(self, lead: Work, ranked: list[Job]) -> Iterator[Work]:
         """Works to run with `lead`: the most alike in length first, as long as budget and padding allow."""
-        candidates: list[Work]
         if (suspicion := self._suspects.get(lead.id)) is not None:
             candidates = [work for work in suspicion.group if work is not lead and self._is_still_suspect(work, suspicion.group)]
         else:
@@ -343,7 +340,7 @@ class Scheduler:
         if job.waiting or job.running:
             return
         self._jobs.pop(job.id, None)
-        if not self._jobs:  # nobody competes: start afresh, which also rids the sums of rounding
+        if not self._jobs:  # no competitors: start afresh, which also removes rounding errors from the sums
             self._backlog = self._floor = 0.0
             self._served.clear()
             return

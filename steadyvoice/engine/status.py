@@ -37,7 +37,7 @@ EVENTS = {
     "hung": "workers that were killed because they no longer answered or did not get on",
     "protocol_error": "workers that were killed because they sent an invalid message",
     "recycled": "workers that were replaced because they held too much memory",
-    "unloaded": "workers that left because nobody needed them",
+    "unloaded": "workers that were stopped because no job needed them",
     "oom_split": "batches that ran out of memory and were tried again in parts",
     "oom_again": "items that ran out of memory alone and were tried once more",
     "oom_refused": "items that ran out of memory alone and were refused",

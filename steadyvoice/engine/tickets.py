@@ -1,4 +1,4 @@
-"""What callers hand to the engine and hold in return, and the ledger of what is still owed. Pure bookkeeping.
+"""What callers hand to the engine and hold in return, and the ledger of unresolved tickets. Pure bookkeeping.
 
 Knows nothing of workers or scheduling.
 """
@@ -48,7 +48,7 @@ class JobHandle:
 
 @dataclass(slots=True)
 class Pending:
-    """One ticket that is owed, and when its work was submitted and last sent (monotonic seconds)."""
+    """One unresolved ticket, and when its work was submitted and last sent (monotonic seconds)."""
 
     ticket: Ticket
     payload: Payload
@@ -60,7 +60,7 @@ class Pending:
         settle(self.ticket, outcome)
 
     def abandon(self, error: errors.Cancelled) -> None:
-        """Cancel the ticket and tell whoever waits for it; one whose work is on the device fails with `error`."""
+        """Cancel the ticket and wake its waiters; one whose work is on the device fails with `error`."""
         if self.ticket.cancel():
             self.ticket.set_running_or_notify_cancel()  # only this wakes concurrent.futures.wait
         else:
@@ -68,20 +68,20 @@ class Pending:
 
 
 class Ledger:
-    """Every ticket that is owed, by work and by job. Taking one out is the promise to settle it: nobody else can.
+    """Every unresolved ticket, by work and by job. The caller that takes one out must settle it: no other can.
 
     Not thread-safe: the engine's lock guards it.
     """
 
     def __init__(self) -> None:
         self._pending: dict[int, Pending] = {}
-        self._jobs: dict[int, list[int]] = {}  # job -> its works that are owed
+        self._jobs: dict[int, list[int]] = {}  # job -> its unresolved works
 
     def __len__(self) -> int:
         return len(self._pending)
 
     def add(self, works: Sequence[Work], tasks: Sequence[Task], now: float) -> tuple[Ticket, ...]:
-        """Owe one ticket per work of one job."""
+        """Create one ticket per work of one job."""
         tickets = []
         for work, task in zip(works, tasks, strict=True):
             ticket = Ticket()
@@ -90,7 +90,7 @@ class Ledger:
             tickets.append(ticket)
         return tuple(tickets)
 
-    def owes(self, work: Work) -> bool:
+    def has(self, work: Work) -> bool:
         return work.id in self._pending
 
     def get(self, work: Work) -> Pending:
@@ -109,19 +109,19 @@ class Ledger:
         return self._pending.pop(work.id, None)
 
     def take_job(self, job_id: int) -> list[Pending]:
-        """All that is still owed to a job."""
+        """All unresolved tickets of a job."""
         return [self._pending.pop(work_id) for work_id in self._jobs.pop(job_id, [])]
 
 
 def settle(future: Future[T], outcome: T | BaseException) -> None:
-    """Resolve a future that whoever holds it may have cancelled."""
+    """Resolve a future that its holder may have cancelled."""
     try:
         if isinstance(outcome, BaseException):
             future.set_exception(outcome)
         else:
             future.set_result(outcome)
     except InvalidStateError:
-        pass  # cancelled: nobody cares any longer
+        pass  # cancelled: no caller waits for it
 
 
 def item_error(error: ItemError, retry_after_s: float) -> errors.SteadyvoiceError:

@@ -1,6 +1,6 @@
-"""The place of the one worker: when it may start, what state its model is in, how long to wait after a failure.
+"""The life cycle of the one worker: when it may start, what state its model is in, how long to wait after a failure.
 
-Used by whoever drives the dispatcher; other threads only read it and set `wanted`. Knows nothing of batches or tickets.
+Used by the thread that drives the dispatcher; others only read it and set `load_requested`. Knows nothing of batches or tickets.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class State(enum.Enum):
     UNLOADED = "unloaded"
     LOADING = "loading"
     READY = "ready"
-    BACKOFF = "backoff"  # the last load failed; the next is tried when the time has passed and somebody asks
+    BACKOFF = "backoff"  # the last load failed; the next is tried on demand after the backoff
     CLOSED = "closed"
 
 
@@ -41,7 +41,7 @@ class WorkerLifecycle:
         self.worker: Worker | None = None
         self.model: ModelInfo | None = None
         self.state = State.UNLOADED
-        self.load_requested = False  # somebody asked for the model before there is work
+        self.load_requested = False  # the model was asked for before there is work
         self.loaded: Future[ModelInfo] = Future()  # of the load that is under way or will come next
         self.last_error: str | None = None
         self.loads = self.deaths = 0
@@ -66,7 +66,7 @@ class WorkerLifecycle:
 
     @property
     def may_try_again(self) -> bool:
-        """Deaths may be somebody else's doing; so many in a row are not."""
+        """A few deaths may have a cause outside the worker; so many in a row do not."""
         return self._failures < FREE_DEATHS
 
     def start(self) -> str | None:
@@ -91,7 +91,7 @@ class WorkerLifecycle:
         self.load_requested = False  # after it: who asked meanwhile has found it done
 
     def load_failed(self, reason: str) -> Future[ModelInfo]:
-        """Back off. Returns the future of the load that failed, for the engine to fail with what it tells everybody."""
+        """Back off. Returns the future of the failed load, which the engine fails with the error of all its callers."""
         self._remove()
         self.load_requested = False
         self.last_error = f"the model could not be loaded: {reason}"
@@ -136,7 +136,7 @@ class WorkerLifecycle:
             self.worker = None
 
     def _becomes_empty(self) -> None:
-        if self.loaded.done():  # else somebody still waits for it, and the next worker will do
+        if self.loaded.done():  # else callers still wait for it, and the next worker resolves it
             self.loaded = Future()
         self.state = State.UNLOADED
 

@@ -1,7 +1,7 @@
 """The app's end of one worker process: spawn it, send, receive, tell whether it still lives, end it.
 
 One handle is one process; a dead worker is replaced by a new handle. Knows nothing of batches or tickets. The pipe is an
-inherited socket pair, so there is no name in the file system and nobody else can connect to it.
+inherited socket pair, so there is no name in the file system and no other process can connect to it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FRAME_BYTES = 1 << 30  # of one answer: the longest speech is some megabytes, an
 EXIT_WAIT_S = 2.0  # a worker that was asked to go may take so long
 PIPE_TIMEOUT_S = 5.0  # for a part of a frame to pass; a worker that is alive and idle reads at once
 
-# What has to be set before torch is imported, whoever imports it. A value of the user's own wins.
+# What has to be set before torch is imported, by whatever module. A value of the user's own wins.
 WORKER_ENVIRONMENT = {
     # Threads of GNU OpenMP wait for one another by spinning for milliseconds: beside other work on the same cores that made a
     # clip take ten times as long.
@@ -128,7 +128,7 @@ class WorkerProcess:
 
     @property
     def hung(self) -> bool:
-        """It has said nothing, not even that it lives, for too long."""
+        """It has sent nothing, not even a heartbeat, for too long."""
         return time.monotonic() - self.last_heard > self.heartbeat_timeout_s
 
     def send(self, message: ToWorker) -> None:

@@ -164,7 +164,7 @@ def _load(pipe: Pipe, arguments: WorkerArguments, device: Device, shared: Shared
                 model, loaded = load()
     except Exception as error:
         log.exception("loading %s failed", engine)
-        # Callers will read it: file names help them, folders are nobody's business.
+        # Callers read it: file names help them, and folders must not be disclosed.
         pipe.send(LoadFailed(f"{type(error).__name__}: {FOLDER.sub('', str(error))}"))
         raise SystemExit(1) from error
     pipe.send(loaded)
@@ -172,7 +172,7 @@ def _load(pipe: Pipe, arguments: WorkerArguments, device: Device, shared: Shared
 
 
 def _read(connection: Connection, inbox: queue.SimpleQueue[ToWorker]) -> None:
-    with _exit_on_failure():  # at the end of the file, or by a fault: not even a batch in hand is of use to anybody
+    with _exit_on_failure():  # at the end of the file or on a fault: the answers of a running batch would not arrive
         while True:
             inbox.put(message_to_worker(decode(connection.recv_bytes())))
 
@@ -186,7 +186,7 @@ def _beat(pipe: Pipe, shared: SharedDevice) -> None:
 
 @contextmanager
 def _exit_on_failure() -> Iterator[None]:
-    """A worker that can no longer hear, or no longer say that it lives, must not live on."""
+    """End the process when it can no longer receive, or no longer send heartbeats."""
     try:
         yield
     except (EOFError, OSError):  # the app closed the pipe

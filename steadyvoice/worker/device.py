@@ -44,7 +44,7 @@ class Device:
         return int(torch.cuda.memory_allocated()) if torch else rss_bytes()
 
     def free(self) -> int:
-        """Bytes that this process could still have: what nobody holds and what its own cache holds idle."""
+        """Bytes that this process could still have: what no process holds and what its own cache holds idle."""
         torch = cuda()
         if torch:
             return int(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())

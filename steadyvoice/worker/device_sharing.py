@@ -1,7 +1,7 @@
 """Several workers on one device: they load one after the other, and none counts on what another has claimed.
 
-Files in one folder are all there is to it, so that nobody has to run: a lock while a model loads, one claim per worker, and a
-note that asks whoever is idle to leave. Locks are the kernel's: they end with the process that holds them, however it ends and in
+Only files in one folder, and no further process: a lock while a model loads, one claim per worker, and a
+note that asks idle workers to leave. Locks are the kernel's: they end with the process that holds them, however it ends and in
 whatever container it lives. Where the folder cannot be written a worker has the device to itself, and says so. Imports the
 standard library only.
 """
@@ -87,7 +87,7 @@ class SharedDevice:
         return False
 
     def is_asked_to_leave(self) -> bool:
-        """Whether somebody has asked since this was last called."""
+        """Whether another worker has asked since this was last called."""
         if self._folder is None:
             return False
         note = self._folder / NOTE

@@ -38,8 +38,8 @@ MARGIN = 1.1  # on top of what was measured: other audio, other fragments of mem
 BOUND_SLACK = 1.15  # torch may reserve so much of what it is expected to allocate, as memory comes in pieces
 RECYCLE_BUDGETS, RECYCLE_SLACK = 2.0, 256_000_000  # over the model and so many batches and bytes, memory has crept away
 LIMIT_SLACK = 1.05  # and over what is allowed by so much, in any case
-NOTHING = 1e-6  # of the largest point: a term that adds no more is none
-EXACT = NOTHING**2  # of the squares that are fitted: a smaller rest is rounding
+NEGLIGIBLE = 1e-6  # of the largest point: a term that adds no more is none
+EXACT = NEGLIGIBLE**2  # of the squares that are fitted: a smaller rest is rounding
 VERSION = 3  # one more when the file's contents mean something else, or a network of ours takes other memory than before
 
 Point = tuple[int, float, int]  # items, longest in seconds, bytes
@@ -111,7 +111,7 @@ def sweep(model: Model, device: Device, shapes: Sequence[tuple[int, float]], roo
                 points.append(single[-1])
                 break
             seconds /= 2
-        # How much it would have taken nobody saw; no term grows faster than with the square of the length.
+        # How much it would have taken was not measured; no term grows faster than with the square of the length.
         _, known_s, known = single[-1]
         most = items * known * max(1.0, seconds / known_s) ** 2
         return [*points, (items, seconds, int(max(room, most)))], False
@@ -181,7 +181,7 @@ def fit(points: Sequence[Point]) -> CostModel:
     for columns in itertools.chain.from_iterable(itertools.combinations(range(3), count) for count in counts):
         found = np.zeros(3)
         found[list(columns)] = np.linalg.lstsq(terms[:, columns], measured, rcond=None)[0]
-        found[np.abs(terms * found).max(axis=0) < NOTHING * measured.max()] = 0.0  # rounding may make it less than that
+        found[np.abs(terms * found).max(axis=0) < NEGLIGIBLE * measured.max()] = 0.0  # rounding may make it less than that
         rest = max(exact, float(((terms @ found - measured) ** 2).sum()))
         if (found >= 0).all() and rest <= least:
             best, least = found, rest

@@ -35,7 +35,7 @@ class Model(Protocol):
         """One outcome per item, in the order of the items, each as soon as it is known.
 
         A bad item is answered with an `ItemError` and harms no other. After an exception the items that are
-        still unanswered are tried again in parts, so that it fails only whoever is to blame for it.
+        still unanswered are tried again in parts, so that only the item that causes it fails.
         """
         ...
 

@@ -32,9 +32,9 @@ def test_after_an_hour_it_may_come_again() -> None:
 
 def test_it_remembers_no_more_than_so_many() -> None:
     quarantine = Quarantine()
-    for number in range(module.MOST + 10):
+    for number in range(module.MAX_INPUTS + 10):
         quarantine.add(payload(number), now=float(number))
 
-    assert len(quarantine) == module.MOST
+    assert len(quarantine) == module.MAX_INPUTS
     assert not quarantine.seconds_left(payload(9), now=0.0)
     assert quarantine.seconds_left(payload(10), now=0.0)

@@ -108,7 +108,7 @@ class IndexTTS2Synthesizer:
         return speech.to_payload()
 
     def _say(self, item: SynthesizeItem, seed: int, beams: int) -> Speech:
-        _sow(seed)
+        seed_everything(seed)
         longest = LONGEST * item.expected_s + LONGEST_EXTRA_S
         codes = MAX_CODES if not item.expected_s else min(MAX_CODES, math.ceil(longest * CODES_PER_SECOND[self._version]))
         native = self._version == "2.5"
@@ -158,7 +158,7 @@ def _emotion(item: SynthesizeItem) -> dict[str, Any]:
     return {}
 
 
-def _sow(seed: int) -> None:
+def seed_everything(seed: int) -> None:
     """Set every generator that it may draw from."""
     random.seed(seed)
     np.random.seed(seed % 2**32)

@@ -73,7 +73,7 @@ class SenseVoiceRecognizer:
             directory: the release.
             precision: auto, fp32, bf16, fp16 or int8; see `choose_precision`.
             device: cpu, cuda, or auto: the GPU if there is one, except for int8, which only CPUs compute.
-            revision: of the release, if somebody knows it.
+            revision: of the release, if it is known.
 
         Raises:
             FileNotFoundError: the release lacks a file.

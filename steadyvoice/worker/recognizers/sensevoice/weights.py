@@ -35,7 +35,7 @@ class Int8Linear(nn.Module):
     """
 
     def __init__(self, linear: Linear, after_relu: bool) -> None:
-        """`after_relu`: what comes in is a hidden layer that nobody reads again. It has no negative values, which saves a pass
+        """`after_relu`: what comes in is a hidden layer that is not read again. It has no negative values, which saves a pass
         over it, and is overwritten."""
         super().__init__()
         self.after_relu = after_relu
