@@ -1,7 +1,7 @@
 """The environment, read once into one frozen object.
 
 Every setting is `STEADYVOICE_<NAME>` in the environment or in `.env` (the environment wins). A value that is not allowed stops
-the start with its name, the value and what is allowed; so does a name that nobody knows, since a typing error that is silently
+the start with its name, the value and what is allowed; so does an unknown name, since a typing error that is silently
 ignored costs more than a refused start. Knows nothing of what the settings are used for.
 """
 
@@ -127,7 +127,7 @@ class Settings(BaseSettings):
         "pressure", description="when cached memory is given back: after every batch, when memory is short, or never"
     )
     idle_unload_s: float = Field(
-        600.0, ge=0, description="a model that nobody needed for so long leaves memory until the next request; 0: it stays"
+        600.0, ge=0, description="seconds without a request after which the model leaves memory until the next one; 0: it stays"
     )
     batch_size_s: float = Field(30.0, ge=1, le=36_000, description="padded seconds in one batch; raise it on a large card")
     merge_length_s: float = Field(10.0, ge=0, le=3_600, description="join neighbouring speech up to this many seconds")

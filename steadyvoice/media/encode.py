@@ -84,7 +84,7 @@ class StreamEncoder:
         self._samples = 0
         self._rate = rate
         if fmt.container:
-            # Ogg gathers a second or two into a page unless told otherwise, and nobody hears a page that is not full.
+            # Ogg gathers a second or two into a page by default, and a page is played only when it is full.
             options = {"page_duration": "100000"} if fmt.container == "ogg" else {}
             self._container = av.open(self._sink if file is None else file, "w", format=fmt.container, options=options)
             stream = self._container.add_stream(fmt.codec, rate=rate, layout="mono")
@@ -150,7 +150,7 @@ class _Sink(io.RawIOBase):
 
 
 def wav_header(sample_rate: int, data_bytes: int | None) -> bytes:
-    """44 bytes of RIFF header for 16 bit mono; `None` for a stream whose length nobody knows yet."""
+    """44 bytes of RIFF header for 16 bit mono; `None` for a stream, whose length is not known yet."""
     size = STREAMING_WAV_SIZE if data_bytes is None else data_bytes
     riff = min(size + 36, STREAMING_WAV_SIZE)
     return struct.pack(

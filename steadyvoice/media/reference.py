@@ -1,4 +1,4 @@
-"""A recording of somebody who speaks -> what a model that imitates is given: mono, trimmed, long enough and not too long.
+"""A recording of a speaker -> the reference that a model imitates: mono, trimmed, long enough and not too long.
 
 A bad recording gives a bad voice in every answer, so it is refused here, once. Knows nothing of where recordings are kept.
 """

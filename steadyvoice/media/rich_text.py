@@ -37,7 +37,7 @@ def rich_text(segments: Iterable[RichSegment]) -> str:
 
 
 def funasr_rich_text(segments: Iterable[RichSegment]) -> str:
-    """What FunASR's rich_transcription_postprocess makes of the same tags, for whoever relies on it.
+    """What FunASR's rich_transcription_postprocess makes of the same tags, for clients that rely on it.
 
     No spaces between segments; segments without anything to show are passed over; only a segment's first event is compared with
     the one before, and what was dropped is forgotten, so that of three equal ones the third is shown again.

@@ -1,4 +1,4 @@
-"""Where somebody speaks: samples -> segments short enough for a recogniser.
+"""Speech detection and segmenting: samples -> segments short enough for a recogniser.
 
 silero-vad's sequence model (ONNX, 32 ms frames, on the CPU) gives a probability per frame; everything after that is arithmetic
 on sample positions and can be tested without a model. The package's own Python imports torch, so only its weights are taken. A
@@ -97,7 +97,7 @@ def segment_steps(samples: NDArray[np.float32], options: SegmentOptions) -> Step
         samples: float32 [n], mono at 16 kHz.
 
     Returns:
-        Spans in order. Empty where nobody speaks.
+        Spans in order. Empty where there is no speech.
     """
     probabilities = yield from _probability_steps(samples)
     speech = yield from _speech_steps(probabilities, len(samples), options.detection)

@@ -172,7 +172,7 @@ def _run(command: list[str], folder: Path, failure: str) -> None:
     """A program that says on stderr what it does. Raises InstallError."""
     unwanted = ("PYTHONPATH", "PYTHONHOME", "UV_PROJECT_ENVIRONMENT")  # the environment is to lie in the checkout
     kept = {name: value for name, value in os.environ.items() if name not in unwanted}
-    # The weights do not come through Git; and nobody is asked for a password for what is public.
+    # The weights do not come through Git, and public repositories ask for no password.
     ours = {"GIT_LFS_SKIP_SMUDGE": "1", "GIT_TERMINAL_PROMPT": "0"}
     status = subprocess.run(
         command, cwd=folder, env=kept | ours, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False

@@ -90,7 +90,7 @@ def manifest_problem(folder: Path) -> str | None:
 
 
 def revision_of(folder: Path) -> str:
-    """The revision that was fetched into `folder`; "local" if somebody else put the files there."""
+    """The revision that was fetched into `folder`; "local" if the files were put there by hand."""
     try:
         return str(_manifest(folder)["revision"])
     except (OSError, ValueError, TypeError, KeyError):

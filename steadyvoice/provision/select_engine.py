@@ -32,7 +32,7 @@ def choose_recognizer(settings: Settings) -> EngineChoice:
     if problem is None:
         options = {"directory": str(folder), "revision": revision_of(folder), "precision": settings.precision}
         return EngineChoice(SENSEVOICE, f"release in {folder}", options)
-    # A directory of the user's own is a wish, and passing over it in silence would be no kindness.
+    # A directory that the user has set must work: another engine in its place would be a surprise.
     if asked == "auto" and settings.sensevoice_dir is None:
         hint = "; start_app.sh fetches it before the start" if is_wanted(settings) else ""
         return _checked(EngineChoice(POCKETSPHINX, f"embedded engine: SenseVoiceSmall cannot work, {problem}{hint}"))

@@ -122,7 +122,7 @@ class _Standin:
             samples = self._say(text, codes, stretch, voice, emo_vector, emotion, emo_alpha)
             if output_path is None:
                 return RATE, samples.reshape(-1, 1)
-            raise NotImplementedError("files are named by the clock there; nobody here should ask for one")
+            raise NotImplementedError("files are named by the clock there; the tests ask for none")
         finally:
             self._busy.release()
 

@@ -14,7 +14,7 @@ _given: set[int] = set()
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens at, never the same twice: two servers to come must not share one."""
+    """A port of 127.0.0.1 that is not in use, never the same twice: two servers that start later must not share one."""
     for port in random.SystemRandom().sample(PORTS, len(PORTS)):
         if port in _given:
             continue

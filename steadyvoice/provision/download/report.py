@@ -55,7 +55,7 @@ def disk_error(cache_hub: Path, error: OSError) -> FetchError:
 
 @contextmanager
 def progress(release: Release, part: Path, total: int) -> Iterator[None]:
-    """A line now and then where nobody watches a terminal; on one, the clients draw bars."""
+    """A line from time to time where the output is no terminal; on a terminal the clients draw bars."""
     ended = threading.Event()
 
     def report() -> None:
