@@ -9,7 +9,7 @@ from steadyvoice.api.transcription_routes import add_transcription_routes
 from steadyvoice.pages.mount import mount
 from steadyvoice.pages.transcription_page import TEXTS, build_page
 from steadyvoice.pages.uploads import add_upload_routes
-from steadyvoice.provision.create_service import create_service
+from steadyvoice.provision.service_factory import create_service
 from steadyvoice.server.run import run_app
 from steadyvoice.service.service import Service
 from steadyvoice.service.transcription.transcriber import Transcriber

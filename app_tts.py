@@ -12,7 +12,7 @@ from steadyvoice.pages.mount import mount
 from steadyvoice.pages.speech_page import build_page
 from steadyvoice.pages.speech_texts import TEXTS
 from steadyvoice.pages.uploads import add_upload_routes
-from steadyvoice.provision.create_service import create_service
+from steadyvoice.provision.service_factory import create_service
 from steadyvoice.server.run import run_app
 from steadyvoice.service.service import Service
 from steadyvoice.service.speech.synthesis import Synthesizer

@@ -24,7 +24,7 @@ import httpx
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from steadyvoice.engine.budget import Budget  # noqa: E402
+from steadyvoice.engine.batch_budget import Budget  # noqa: E402
 from steadyvoice.engine.engine_thread import Engine  # noqa: E402
 from steadyvoice.engine.scheduler import Limits  # noqa: E402
 from steadyvoice.engine.tickets import Task  # noqa: E402

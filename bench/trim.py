@@ -21,7 +21,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 from peers_setup import find_release  # noqa: E402
 from peers_speech import FloatArray, seconds_of, varied  # noqa: E402
 
-from steadyvoice.engine.budget import Budget  # noqa: E402
+from steadyvoice.engine.batch_budget import Budget  # noqa: E402
 from steadyvoice.engine.engine_thread import Engine  # noqa: E402
 from steadyvoice.engine.scheduler import Limits  # noqa: E402
 from steadyvoice.engine.tickets import Task  # noqa: E402

@@ -13,7 +13,7 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from steadyvoice.api.spool import Spool
+from steadyvoice.api.response_spool import Spool
 from steadyvoice.errors import Cancelled, SteadyvoiceError
 
 log = logging.getLogger(__name__)

@@ -10,16 +10,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from steadyvoice import errors
-from steadyvoice.engine.budget import UNMEASURED
+from steadyvoice.engine.batch_budget import UNMEASURED
 from steadyvoice.engine.jobs import Jobs, RunningBatch, settle_all
-from steadyvoice.engine.policy import Policy
 from steadyvoice.engine.scheduler import Work
 from steadyvoice.engine.status import BatchReport
 from steadyvoice.engine.tickets import Answer, Pending, item_error
+from steadyvoice.engine.worker_policy import Policy
 from steadyvoice.engine.worker_process import Worker
 from steadyvoice.protocol import ProtocolError
 from steadyvoice.protocol.messages import Aborted, Batch, Done, ItemFailed, Result
-from steadyvoice.protocol.model import Failure
+from steadyvoice.protocol.model_info import Failure
 from steadyvoice.protocol.wire import can_be_sent
 
 log = logging.getLogger(__name__)

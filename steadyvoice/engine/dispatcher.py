@@ -16,14 +16,14 @@ from concurrent.futures import Future
 from dataclasses import replace
 
 from steadyvoice import errors
+from steadyvoice.engine.batch_budget import UNMEASURED, Budget
 from steadyvoice.engine.batch_runner import BatchRunner
-from steadyvoice.engine.budget import UNMEASURED, Budget
 from steadyvoice.engine.jobs import Jobs, settle_all
-from steadyvoice.engine.policy import DEFAULT_POLICY, NEVER, Policy
 from steadyvoice.engine.scheduler import Limits, ServiceClass
 from steadyvoice.engine.status import EVENTS, BatchReport, EngineStatus
 from steadyvoice.engine.tickets import JobHandle, Task, settle
 from steadyvoice.engine.worker_lifecycle import State, WorkerLifecycle
+from steadyvoice.engine.worker_policy import DEFAULT_POLICY, NEVER, Policy
 from steadyvoice.engine.worker_process import Worker, WorkerGone, WorkerProcess, WorkerSpec
 from steadyvoice.memory import MemoryLog, MemorySample, oom_kills
 from steadyvoice.protocol import ModelInfo, ProtocolError

@@ -11,9 +11,9 @@ from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 
 from steadyvoice.engine.dispatcher import Dispatcher
-from steadyvoice.engine.policy import DEFAULT_POLICY, Policy
 from steadyvoice.engine.scheduler import Limits
 from steadyvoice.engine.status import BatchReport, EngineStatus
+from steadyvoice.engine.worker_policy import DEFAULT_POLICY, Policy
 from steadyvoice.engine.worker_process import WorkerSpec
 from steadyvoice.memory import MemoryLog
 

@@ -18,7 +18,7 @@ from steadyvoice.engine.quarantine import Quarantine
 from steadyvoice.engine.scheduler import Limits, Scheduler, ServiceClass, Work
 from steadyvoice.engine.tickets import JobHandle, Ledger, Pending, Task, Ticket
 from steadyvoice.protocol import Payload
-from steadyvoice.protocol.model import Failure
+from steadyvoice.protocol.model_info import Failure
 
 
 @dataclass(slots=True)

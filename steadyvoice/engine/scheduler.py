@@ -24,9 +24,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from steadyvoice.engine.budget import Allowance, Budget
+from steadyvoice.engine.batch_budget import Allowance, Budget
 from steadyvoice.errors import Overloaded, TooLarge
-from steadyvoice.protocol.model import Failure
+from steadyvoice.protocol.model_info import Failure
 
 # A batch may compute so much padding on top of its real seconds; beyond that two small batches are cheaper than one.
 MAX_PADDING_SHARE = 0.25

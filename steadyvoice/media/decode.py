@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from steadyvoice.engine_specs import SAMPLE_RATE
 from steadyvoice.errors import InvalidInput, TooLarge, UnsupportedMedia
-from steadyvoice.media.steps import Steps, complete
+from steadyvoice.media.sliced_work import Steps, complete
 
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; what a header may claim
 MAX_CHANNELS = 64

@@ -11,7 +11,7 @@ import numpy as np
 
 from steadyvoice.errors import InvalidInput, TooLarge
 from steadyvoice.media.decode import DecodeLimits, decode_steps
-from steadyvoice.media.steps import Steps, complete
+from steadyvoice.media.sliced_work import Steps, complete
 from steadyvoice.protocol import PcmArray
 
 REFERENCE_RATE = 22_050  # Hz

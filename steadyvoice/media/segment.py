@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steadyvoice.engine_specs import SAMPLE_RATE
-from steadyvoice.media.steps import Steps, complete
+from steadyvoice.media.sliced_work import Steps, complete
 
 # Read once, at the import: otherwise onnxruntime gives this machine a number, keeps a file of what it does and sends it to
 # its maker.

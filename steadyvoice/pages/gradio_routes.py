@@ -23,7 +23,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from steadyvoice.api.errors import error_response
-from steadyvoice.pages.gradio_calls import Endpoints, EventStream, ShortPath, WholeBody
+from steadyvoice.pages.gradio_call_checks import Endpoints, EventStream, ShortPath, WholeBody
 
 API = "/gradio_api"
 PAGE_ROUTES = ("/", "/config")

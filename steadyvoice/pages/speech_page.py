@@ -18,11 +18,11 @@ from steadyvoice.media.stretch import MAX_SPEED, MIN_SPEED
 from steadyvoice.media.subtitles import to_srt, to_vtt
 from steadyvoice.media.text import Piece
 from steadyvoice.pages import base as ui
-from steadyvoice.pages.files import write_downloads
 from steadyvoice.pages.input_guard import typed
 from steadyvoice.pages.job_page import JobPage, connect
 from steadyvoice.pages.live_audio import LiveAudioStore
 from steadyvoice.pages.memory_plot import add_memory_plot
+from steadyvoice.pages.page_files import write_downloads
 from steadyvoice.pages.speech_panels import EmotionPanel, Values, VoicePanel
 from steadyvoice.pages.speech_tables import HistoryEntry, first_words, history_list, remember, sentence_table
 from steadyvoice.pages.speech_texts import LANGUAGE_NAMES, TEXTS

@@ -14,7 +14,7 @@ import gradio as gr
 from steadyvoice.engine_specs import EMOTIONS, EngineSpec
 from steadyvoice.errors import InvalidInput, SteadyvoiceError
 from steadyvoice.pages import base as ui
-from steadyvoice.pages.files import admitted_upload
+from steadyvoice.pages.page_files import admitted_upload
 from steadyvoice.pages.speech_texts import EMOTION_NAMES, TEXTS
 from steadyvoice.service.service import Service
 from steadyvoice.service.speech.request import MAX_EMOTION_TEXT

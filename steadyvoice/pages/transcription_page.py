@@ -17,10 +17,10 @@ from steadyvoice.engine_specs import RECOGNITION_LANGUAGES
 from steadyvoice.errors import SteadyvoiceError, StorageFull
 from steadyvoice.media.rich_text import join_text
 from steadyvoice.pages import base as ui
-from steadyvoice.pages.files import admitted_upload, write_downloads
 from steadyvoice.pages.input_guard import typed
 from steadyvoice.pages.job_page import JobPage, connect
 from steadyvoice.pages.memory_plot import add_memory_plot
+from steadyvoice.pages.page_files import admitted_upload, write_downloads
 from steadyvoice.service.transcription.result import Event, Progress, Transcript, TranscriptionOptions, TranscriptSegment
 from steadyvoice.service.transcription.transcriber import Transcriber, finished
 

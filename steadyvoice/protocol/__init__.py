@@ -5,7 +5,7 @@ reports. Imports the standard library and numpy only and runs on Python 3.10, be
 Knows nothing of scheduling, HTTP or models.
 """
 
-from steadyvoice.protocol.model import ItemError, Items, MemoryPlan, ModelInfo, Outcome
+from steadyvoice.protocol.model_info import ItemError, Items, MemoryPlan, ModelInfo, Outcome
 from steadyvoice.protocol.recognition import NO_SCORES, FloatArray, Recognition, RecognizeItem, Scores, TokenScore, Word
 from steadyvoice.protocol.synthesis import PcmArray, Speech, SynthesizeItem
 from steadyvoice.protocol.wire import Payload, ProtocolError

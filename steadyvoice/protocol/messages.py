@@ -16,7 +16,7 @@ from typing import Any, ClassVar, TypeVar
 
 from steadyvoice.memory import MemorySample
 from steadyvoice.protocol.fields import parse
-from steadyvoice.protocol.model import BatchBudget, Failure, ItemError, MemoryPlan, ModelInfo
+from steadyvoice.protocol.model_info import BatchBudget, Failure, ItemError, MemoryPlan, ModelInfo
 from steadyvoice.protocol.wire import Frame, Payload, ProtocolError
 
 HEARTBEAT_S = 1.0  # a live worker sends something at least this often

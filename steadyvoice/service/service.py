@@ -9,12 +9,12 @@ from typing import Literal
 
 from steadyvoice.admission.admission import Admission
 from steadyvoice.admission.capacity import Capacity
-from steadyvoice.engine.budget import Budget
+from steadyvoice.engine.batch_budget import Budget
 from steadyvoice.engine.engine_thread import Engine
-from steadyvoice.engine.policy import Policy
 from steadyvoice.engine.scheduler import Limits, ServiceClass
 from steadyvoice.engine.status import BatchReport
 from steadyvoice.engine.tickets import JobHandle, Task
+from steadyvoice.engine.worker_policy import Policy
 from steadyvoice.engine.worker_process import WorkerSpec
 from steadyvoice.engine_specs import EngineChoice, EngineSpec
 from steadyvoice.memory import MemoryLog

@@ -15,7 +15,7 @@ from concurrent.futures import CancelledError, Future
 from typing import Any, Generic, TypeVar
 
 from steadyvoice.errors import Overloaded
-from steadyvoice.media.steps import Steps
+from steadyvoice.media.sliced_work import Steps
 
 SLICE_S = 0.05  # after which a task goes to the end of the queue; its current step is finished first
 MAX_WAITING = 256  # tasks

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import app_tts
 from steadyvoice.engine.worker_process import WorkerSpec
-from steadyvoice.provision.create_service import create_service
+from steadyvoice.provision.service_factory import create_service
 from steadyvoice.server.run import run_app
 from steadyvoice.settings import Settings
 

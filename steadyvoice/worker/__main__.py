@@ -44,7 +44,7 @@ from steadyvoice.protocol.messages import (
     message_to_worker,
     to_frame,
 )
-from steadyvoice.protocol.model import Failure
+from steadyvoice.protocol.model_info import Failure
 from steadyvoice.protocol.wire import decode, encode
 from steadyvoice.worker.device import Device
 from steadyvoice.worker.device_sharing import SharedDevice

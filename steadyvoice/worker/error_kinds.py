@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from steadyvoice.protocol.model import Failure
+from steadyvoice.protocol.model_info import Failure
 
 # Of CUDA: after one of these every later call on the device fails too, or worse, answers with garbage.
 STICKY = (

@@ -23,7 +23,7 @@ import numpy as np
 
 from steadyvoice.protocol import MemoryPlan, Payload
 from steadyvoice.protocol.cost import CostModel
-from steadyvoice.protocol.model import BatchBudget, Failure
+from steadyvoice.protocol.model_info import BatchBudget, Failure
 from steadyvoice.worker.device import Device
 from steadyvoice.worker.device_sharing import SharedDevice
 from steadyvoice.worker.error_kinds import failure_of

@@ -15,7 +15,7 @@ import uvicorn
 from app_tts import build_app
 from steadyvoice.engine.worker_process import WorkerSpec
 from steadyvoice.protocol import MemoryPlan
-from steadyvoice.provision.create_service import create_service
+from steadyvoice.provision.service_factory import create_service
 from steadyvoice.service.service import Service
 from steadyvoice.settings import Settings
 from steadyvoice.testing.ports import free_port

@@ -15,7 +15,7 @@ from steadyvoice.admission.circuit_breaker import OPEN_S, THRESHOLD
 from steadyvoice.api.app import create_app
 from steadyvoice.engine.worker_process import WorkerSpec
 from steadyvoice.errors import EngineUnavailable, WorkerDied
-from steadyvoice.provision.create_service import create_service
+from steadyvoice.provision.service_factory import create_service
 from steadyvoice.service.service import Service
 from steadyvoice.settings import Settings
 

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from app_tts import build_app
 from steadyvoice.engine.worker_process import WorkerSpec
 from steadyvoice.protocol import MemoryPlan
-from steadyvoice.provision.create_service import create_service
+from steadyvoice.provision.service_factory import create_service
 from steadyvoice.settings import Settings
 from tests.api.gated_server import Gated, gated_server
 

@@ -19,8 +19,8 @@ from starlette.testclient import TestClient
 from steadyvoice.api.app import close_routes, create_app
 from steadyvoice.api.voice_routes import add_voice_routes
 from steadyvoice.engine_specs import INDEXTTS2, OPENAI_VOICES
-from steadyvoice.media.steps import Steps
-from steadyvoice.provision.create_service import create_service
+from steadyvoice.media.sliced_work import Steps
+from steadyvoice.provision.service_factory import create_service
 from steadyvoice.service.service import Service
 from steadyvoice.service.voices.store import Voice, VoiceStore
 from steadyvoice.settings import Settings

@@ -20,9 +20,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from app_tts import build_app
-from steadyvoice.engine.policy import Policy
+from steadyvoice.engine.worker_policy import Policy
 from steadyvoice.engine_specs import EMOTIONS
-from steadyvoice.provision.create_service import create_service
+from steadyvoice.provision.service_factory import create_service
 from steadyvoice.service import service as service_module
 from steadyvoice.settings import Settings
 from steadyvoice.testing.indextts2_standin import REFERENCES, VOICES, code_of, number_of, seconds_of

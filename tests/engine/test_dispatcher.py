@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from steadyvoice import errors
+from steadyvoice.engine.batch_budget import Budget
 from steadyvoice.engine.batch_runner import FIRST_RATE
-from steadyvoice.engine.budget import Budget
 from steadyvoice.engine.dispatcher import LEAVE_WAIT_S, Dispatcher
 from steadyvoice.engine.scheduler import Limits
 from steadyvoice.engine.tickets import Task

@@ -20,13 +20,13 @@ import pytest
 
 from steadyvoice import errors
 from steadyvoice.engine import worker_lifecycle as module
-from steadyvoice.engine.budget import Budget
+from steadyvoice.engine.batch_budget import Budget
 from steadyvoice.engine.engine_thread import Engine
-from steadyvoice.engine.policy import DEFAULT_POLICY, Policy
 from steadyvoice.engine.scheduler import Limits
 from steadyvoice.engine.status import EngineStatus
 from steadyvoice.engine.tickets import Answer, JobHandle, Task
 from steadyvoice.engine.worker_lifecycle import State
+from steadyvoice.engine.worker_policy import DEFAULT_POLICY, Policy
 from steadyvoice.engine.worker_process import WorkerProcess, WorkerSpec
 from steadyvoice.memory import MemoryLog, MemorySample
 from steadyvoice.protocol import MemoryPlan, ModelInfo, Payload
@@ -916,8 +916,8 @@ def test_thirty_engines_leave_no_thread_no_process_and_no_open_file_behind(diary
 
 APP = f"""
 import sys
-from steadyvoice.engine.budget import Budget
-from steadyvoice.engine.policy import DEFAULT_POLICY, Policy
+from steadyvoice.engine.batch_budget import Budget
+from steadyvoice.engine.worker_policy import DEFAULT_POLICY, Policy
 from steadyvoice.engine.engine_thread import Engine
 from steadyvoice.engine.tickets import Task
 from steadyvoice.engine.scheduler import Limits

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from steadyvoice.engine.budget import Budget
+from steadyvoice.engine.batch_budget import Budget
 from steadyvoice.engine.scheduler import (
     AFFINITY_S,
     LONE_FAILURES,
@@ -22,7 +22,7 @@ from steadyvoice.engine.scheduler import (
     Work,
 )
 from steadyvoice.errors import Overloaded, TooLarge
-from steadyvoice.protocol.model import Failure
+from steadyvoice.protocol.model_info import Failure
 
 INTERACTIVE, BATCH = ServiceClass.INTERACTIVE, ServiceClass.BATCH
 FOREVER = float("inf")

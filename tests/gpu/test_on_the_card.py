@@ -9,11 +9,11 @@ from typing import Any
 import pynvml
 
 from steadyvoice import errors
-from steadyvoice.engine.budget import Budget
+from steadyvoice.engine.batch_budget import Budget
 from steadyvoice.engine.engine_thread import Engine
-from steadyvoice.engine.policy import DEFAULT_POLICY, Policy
 from steadyvoice.engine.scheduler import Limits
 from steadyvoice.engine.tickets import JobHandle, Task
+from steadyvoice.engine.worker_policy import DEFAULT_POLICY, Policy
 from steadyvoice.engine.worker_process import WorkerSpec
 from steadyvoice.memory import MemoryLog, MemorySample
 from steadyvoice.protocol import MemoryPlan, Payload

@@ -25,7 +25,7 @@ from steadyvoice.engine_specs import SAMPLE_RATE
 from steadyvoice.errors import InvalidInput, TooLarge, UnsupportedMedia
 from steadyvoice.media import decode as module
 from steadyvoice.media.decode import MAX_CHANNELS, MAX_RATE, MIN_RATE, DecodeLimits, decode, decode_steps
-from steadyvoice.media.steps import complete
+from steadyvoice.media.sliced_work import complete
 
 DATA = Path(__file__).parent.parent / "data"
 MINUTE = DecodeLimits(max_seconds=60.0)

@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 import app_sensevoice
 import app_tts
 from steadyvoice.pages.input_guard import DOWNLOAD_PREFIX
-from steadyvoice.provision.create_service import create_service
+from steadyvoice.provision.service_factory import create_service
 from steadyvoice.settings import Settings
 from steadyvoice.testing.running_apps import CLIPS
 from tests.audio import wav_bytes

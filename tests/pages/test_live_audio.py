@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from steadyvoice.engine.worker_process import WorkerSpec
 from steadyvoice.pages.live_audio import LiveAudio, LiveAudioStore
 from steadyvoice.protocol import Speech
-from steadyvoice.provision.create_service import create_service
+from steadyvoice.provision.service_factory import create_service
 from steadyvoice.settings import Settings
 from tests.audio import read
 

@@ -29,7 +29,7 @@ from steadyvoice.protocol.messages import (
     message_to_worker,
     to_frame,
 )
-from steadyvoice.protocol.model import BatchBudget, Failure
+from steadyvoice.protocol.model_info import BatchBudget, Failure
 from steadyvoice.protocol.wire import Frame, decode, encode
 
 MEMORY = MemorySample("batch", "worker", 1.5, 10**9, free=7)

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from steadyvoice.errors import Overloaded
-from steadyvoice.media.steps import Steps
+from steadyvoice.media.sliced_work import Steps
 from steadyvoice.service import thread_pool as module
 from steadyvoice.service.thread_pool import ThreadPool
 

@@ -47,7 +47,7 @@ from tests.simulation.operators import (
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COPIED = ("pyproject.toml", "steadyvoice", "tests/__init__.py", "tests/engine", "tests/simulation")
-UNIT_TESTS = [f"tests/engine/test_{name}.py" for name in ("scheduler", "budget", "quarantine")]
+UNIT_TESTS = [f"tests/engine/test_{name}.py" for name in ("scheduler", "batch_budget", "quarantine")]
 SEEDS, REQUESTS = 40, 16_000
 ENDLESS = -1  # instead of an exit status
 LONGEST_S = 100.0  # a mutant that makes the simulation endless is caught as well

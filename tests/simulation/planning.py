@@ -14,9 +14,9 @@ from concurrent.futures import Future
 from random import Random
 from typing import Any
 
-from steadyvoice.engine.budget import Budget
-from steadyvoice.engine.policy import Policy
+from steadyvoice.engine.batch_budget import Budget
 from steadyvoice.engine.scheduler import Limits
+from steadyvoice.engine.worker_policy import Policy
 from steadyvoice.protocol.cost import CostModel
 from tests.simulation.card import Card
 from tests.simulation.simulation import Simulation

@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from steadyvoice.engine.budget import Allowance
+from steadyvoice.engine.batch_budget import Allowance
 from steadyvoice.engine.tickets import Ledger
 from tests.simulation import mutations, planning
 from tests.simulation.history import SHOWN

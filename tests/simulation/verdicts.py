@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from steadyvoice import errors
-from steadyvoice.protocol.model import BatchBudget
+from steadyvoice.protocol.model_info import BatchBudget
 from tests.simulation.history import Clock
 from tests.simulation.traffic import Kind, Piece, Request
 from tests.simulation.world import World

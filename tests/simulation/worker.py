@@ -32,7 +32,7 @@ from steadyvoice.protocol.messages import (
     ToWorker,
     message_from_worker,
 )
-from steadyvoice.protocol.model import BatchBudget, Failure
+from steadyvoice.protocol.model_info import BatchBudget, Failure
 from steadyvoice.protocol.wire import Frame
 from tests.simulation.traffic import Kind, Piece
 from tests.simulation.world import AT_REST_BYTES, Device, Faults

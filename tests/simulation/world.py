@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from random import Random
 
-from steadyvoice.engine.budget import Budget
-from steadyvoice.engine.policy import NEVER, Policy
+from steadyvoice.engine.batch_budget import Budget
 from steadyvoice.engine.scheduler import MAX_PADDING_SHARE, Limits
+from steadyvoice.engine.worker_policy import NEVER, Policy
 from steadyvoice.protocol.cost import CostModel
-from steadyvoice.protocol.model import BatchBudget
+from steadyvoice.protocol.model_info import BatchBudget
 
 MAX_SEGMENT_S = 30.0
 MEGABYTE = 1e6

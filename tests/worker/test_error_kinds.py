@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from steadyvoice.protocol.model import Failure
+from steadyvoice.protocol.model_info import Failure
 from steadyvoice.worker.error_kinds import failure_of
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steadyvoice.engine.budget import Budget
+from steadyvoice.engine.batch_budget import Budget
 from steadyvoice.protocol import Items, MemoryPlan, ModelInfo, Outcome, Payload
 from steadyvoice.protocol.cost import CostModel
 from steadyvoice.worker.device import Device

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from steadyvoice.provision.create_service import create_service
+from steadyvoice.provision.service_factory import create_service
 from steadyvoice.settings import ROOT, Settings
 from steadyvoice.worker.__main__ import FOLDER
 

@@ -27,7 +27,7 @@ from steadyvoice.engine_specs import RECOGNITION_LANGUAGES, SAMPLE_RATE
 from steadyvoice.errors import InvalidInput, TooLarge
 from steadyvoice.media.decode import DecodeLimits, decode_steps
 from steadyvoice.media.segment import SegmentOptions, Span, segment_steps
-from steadyvoice.media.steps import Steps
+from steadyvoice.media.sliced_work import Steps
 from steadyvoice.protocol import Recognition, RecognizeItem
 from steadyvoice.service.result_cache import ResultCache
 from steadyvoice.service.service import Service

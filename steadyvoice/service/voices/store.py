@@ -23,11 +23,11 @@ from steadyvoice.engine_specs import OPENAI_VOICES
 from steadyvoice.errors import Conflict, InvalidInput, NotFound, TooLarge
 from steadyvoice.media.encode import AUDIO_FORMATS, encode
 from steadyvoice.media.reference import MAX_S, MIN_S, REFERENCE_RATE, read_reference, reference_steps
-from steadyvoice.media.steps import Steps, complete
+from steadyvoice.media.sliced_work import Steps, complete
 from steadyvoice.service.disk_full import storing
 from steadyvoice.service.voices.files import MAX_FILE_BYTES, UNFINISHED, find_recordings, read_recording, write_file
 from steadyvoice.service.voices.names import checked_name, reserved
-from steadyvoice.service.voices.numbers import Registry, VoiceNumbers
+from steadyvoice.service.voices.speaker_numbers import Registry, VoiceNumbers
 
 log = logging.getLogger(__name__)
 

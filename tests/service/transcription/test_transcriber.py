@@ -16,13 +16,13 @@ import pytest
 from starlette.testclient import TestClient
 
 from app_sensevoice import build_app
-from steadyvoice.engine.budget import Budget
+from steadyvoice.engine.batch_budget import Budget
 from steadyvoice.engine.scheduler import ServiceClass
 from steadyvoice.engine.tickets import JobHandle, Ticket
 from steadyvoice.engine.worker_process import WorkerSpec
 from steadyvoice.errors import DeadlineExceeded, InvalidInput, ItemFailed, OutOfMemory, SteadyvoiceError
 from steadyvoice.protocol.cost import CostModel
-from steadyvoice.provision.create_service import create_service
+from steadyvoice.provision.service_factory import create_service
 from steadyvoice.service.service import Service
 from steadyvoice.service.transcription.result import Progress, Transcript, TranscriptionOptions, TranscriptSegment
 from steadyvoice.service.transcription.transcriber import Transcriber, finished

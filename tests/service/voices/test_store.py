@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from steadyvoice.errors import Conflict, InvalidInput, NotFound, SteadyvoiceError, StorageFull, TooLarge, UnsupportedMedia
 from steadyvoice.media.reference import REFERENCE_RATE
-from steadyvoice.media.steps import Steps
+from steadyvoice.media.sliced_work import Steps
 from steadyvoice.service.voices import files as voice_files
 from steadyvoice.service.voices import store as module
 from steadyvoice.service.voices.names import checked_name

@@ -14,11 +14,11 @@ import pytest
 
 from steadyvoice import errors
 from steadyvoice.engine import worker_lifecycle
-from steadyvoice.engine.budget import Budget
+from steadyvoice.engine.batch_budget import Budget
 from steadyvoice.engine.engine_thread import Engine
-from steadyvoice.engine.policy import DEFAULT_POLICY, Policy
 from steadyvoice.engine.scheduler import Limits
 from steadyvoice.engine.tickets import Task, Ticket
+from steadyvoice.engine.worker_policy import DEFAULT_POLICY, Policy
 from steadyvoice.engine.worker_process import WorkerSpec
 from steadyvoice.engine_specs import EMOTIONS
 from steadyvoice.protocol import MemoryPlan, Speech, SynthesizeItem

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steadyvoice.engine.budget import Budget
+from steadyvoice.engine.batch_budget import Budget
 from steadyvoice.engine.engine_thread import Engine
 from steadyvoice.engine.scheduler import Limits
 from steadyvoice.engine.tickets import Task

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steadyvoice.api.spool import Spool
+from steadyvoice.api.response_spool import Spool
 
 TIMEOUT_S = 20
 

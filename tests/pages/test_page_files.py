@@ -11,8 +11,8 @@ import pytest
 
 from steadyvoice.engine.worker_process import WorkerSpec
 from steadyvoice.errors import InvalidInput
-from steadyvoice.pages.files import opened_upload, write_downloads
-from steadyvoice.provision.create_service import create_service
+from steadyvoice.pages.page_files import opened_upload, write_downloads
+from steadyvoice.provision.service_factory import create_service
 from steadyvoice.service.private_folder import FILES_KEPT_S, PrivateFolder
 from steadyvoice.settings import Settings
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steadyvoice.engine.budget import RECOVERY, SMALLEST_SHARE, Allowance, Budget
+from steadyvoice.engine.batch_budget import RECOVERY, SMALLEST_SHARE, Allowance, Budget
 from steadyvoice.protocol.cost import CostModel
 
 

@@ -14,7 +14,7 @@ from steadyvoice.api.speech_bodies import SynthesizeBody
 from steadyvoice.engine_specs import OPENAI_VOICES
 from steadyvoice.errors import InvalidInput
 from steadyvoice.service.speech.request import Unnamed
-from steadyvoice.service.voices.numbers import COPY, DAMAGED, FILE, REMEMBERED, Registry
+from steadyvoice.service.voices.speaker_numbers import COPY, DAMAGED, FILE, REMEMBERED, Registry
 from steadyvoice.service.voices.store import VoiceStore
 from tests.service.voices.test_store import put, recording
 
@@ -129,7 +129,7 @@ def test_a_folder_that_cannot_be_written_has_numbers_in_order_of_arrival(
 
     for name in (FILE, COPY):
         (tmp_path / name).unlink()
-    monkeypatch.setattr("steadyvoice.service.voices.numbers.write_file", refused)
+    monkeypatch.setattr("steadyvoice.service.voices.speaker_numbers.write_file", refused)
     assert numbers(VoiceStore(tmp_path)) == {"ann": 0, "ben": 1, "cat": 2, "dan": 3}
     assert "the numbers of voices cannot be kept: Read-only file system" in caplog.text
 
