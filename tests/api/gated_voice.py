@@ -7,7 +7,7 @@ from multiprocessing.connection import Client
 
 import numpy as np
 
-from steadyvoice.protocol import ItemError, Items, ModelInfo, Outcome, Speech, SynthesizeItem
+from steadyvoice.protocol import CostModel, ItemError, Items, ModelInfo, Outcome, Speech, SynthesizeItem
 
 RATE = 22_050
 
@@ -19,7 +19,7 @@ class GatedVoice:
     expected, "cut" gives audio with a defect, "poor" audio that was made with little memory.
     """
 
-    cost = (0.0, 100e6, 0.0)  # a second of audio takes 100 MB, where memory is looked at
+    cost = CostModel(0.0, 100e6, 0.0)  # a second of audio takes 100 MB, where memory is looked at
 
     def __init__(self, gate: str) -> None:
         self._gate = gate

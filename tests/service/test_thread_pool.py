@@ -119,9 +119,9 @@ def test_work_that_has_not_begun_never_begins_once_its_caller_is_cancelled() -> 
             caller = asyncio.ensure_future(host.run_sliced(work.steps()))
             await asyncio.sleep(0)
             caller.cancel()
-            gate.set()
             with pytest.raises(asyncio.CancelledError):
                 await caller
+            gate.set()  # only now the thread is free
             await held
             assert not work.began.is_set()
 
