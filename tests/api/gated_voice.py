@@ -7,7 +7,8 @@ from multiprocessing.connection import Client
 
 import numpy as np
 
-from steadyvoice.protocol import CostModel, ItemError, Items, ModelInfo, Outcome, Speech, SynthesizeItem
+from steadyvoice.protocol import ItemError, Items, ModelInfo, Outcome, Speech, SynthesizeItem
+from steadyvoice.protocol.cost import CostModel
 
 RATE = 22_050
 
