@@ -25,5 +25,8 @@ def test_there_are_so_many_slots_and_each_is_given_back(expected: int | None) ->
 
 def test_a_small_upload_takes_no_slot() -> None:
     slots = UploadSlots(1)
-    with slots.slot(None), slots.slot(SMALL_BYTES), slots.slot(0):
-        pass
+    with slots.slot(None):
+        with slots.slot(SMALL_BYTES), slots.slot(0):
+            pass
+        with pytest.raises(Overloaded), slots.slot(SMALL_BYTES + 1):
+            raise AssertionError("a large one was let in")
